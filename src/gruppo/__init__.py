@@ -1,0 +1,1 @@
+"""gruppo: GRPO post-training of language models."""
