@@ -176,7 +176,7 @@ class TrainBatch:
 
     def rows(self, index: list[int]) -> TrainBatch:
         """A batch of the chosen rows, in the given order, cut to their longest completion."""
-        longest = max((len(self.completion_ids[i]) for i in index), default=0)
+        longest = max([1, *(len(self.completion_ids[i]) for i in index)])
 
         def cut(x_NT: Tensor | None) -> Tensor | None:
             # (N, 1) tensors are per row and broadcast over T: they have nothing to cut.

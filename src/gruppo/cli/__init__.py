@@ -1,0 +1,1 @@
+"""The `gruppo` command: one small module per subcommand, and what they share. Not for import in scripts."""

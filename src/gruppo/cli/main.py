@@ -1,0 +1,72 @@
+"""The `gruppo` command: finds the subcommand, and turns the user's mistakes into one clean message.
+
+Exit codes: 0 done, 2 a mistake of the user's, 130 stopped with Ctrl-C. Anything else is a bug and shows its traceback.
+Nothing heavy is imported here: `gruppo --help` does not load torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+from gruppo.errors import GruppoError
+
+COMMANDS = {
+    "train": "train a policy, as a TOML or YAML file and flags say",
+    "plan": "say what such a run would do, and check all that can be known before weights load",
+    "demo": "train the built-in tiny policy on this machine's CPU",
+}
+"""Subcommand -> what it does. Each is the module `gruppo.cli.<name>` with a function `run(argv) -> int`."""
+
+OK, USER_ERROR, INTERRUPTED = 0, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help())
+        return OK if arguments else USER_ERROR
+    if arguments[0] == "--version":
+        print(f"gruppo {importlib.metadata.version('gruppo')}")
+        return OK
+    command, *rest = arguments
+    if command not in COMMANDS:
+        near = get_close_matches(command, COMMANDS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        print(f"gruppo: there is no command {command!r}.{hint} See: gruppo --help", file=sys.stderr)
+        return USER_ERROR
+    return _run(command, rest)
+
+
+def _run(command: str, arguments: list[str]) -> int:
+    try:
+        code: int = importlib.import_module(f"gruppo.cli.{command}").run(arguments)
+    except GruppoError as error:
+        print(f"gruppo {command}: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print(f"gruppo {command}: stopped.", file=sys.stderr)
+        return INTERRUPTED
+    return code
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  gruppo {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "gruppo: GRPO post-training of language models",
+            "",
+            *lines,
+            "",
+            "gruppo COMMAND --help says more. As a library: from gruppo import GRPOConfig, GRPOTrainer",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,318 @@
+"""Step 4, loss: forward, backward and optimizer step over this rank's rows of a generation round.
+
+The user's batch fields decide which rows an optimizer step contains and what each row weighs (`plan`, `algorithm`).
+How those rows are cut into forwards is decided here and never changes the objective, because row weights are counted
+before the first forward. Not here: when to log, evaluate or save (`trainer`), and the formulas (`algorithm`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from gruppo.algorithm.entropy import EntropyControl, applied_coef, next_entropy_control
+from gruppo.algorithm.losses import LossInputs, LossSettings, loss_metrics, policy_loss, row_weights
+from gruppo.algorithm.masks import top_entropy
+from gruppo.algorithm.ratios import CorrectionMode, sampler_correction
+from gruppo.algorithm.reduce import RowCounts, entropy_weights
+from gruppo.algorithm.row_stats import RowStats
+from gruppo.distributed.shard import sum_gradients
+from gruppo.metrics import Mean, Stats
+from gruppo.types import TrainBatch
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from gruppo.distributed.world import World
+    from gruppo.forwards import Forwards
+    from gruppo.plan import BatchPlan, Segment
+    from gruppo.policy.logprobs import Forward
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerSettings:
+    """What the learner needs to know beyond the loss's own settings. Names are GRPOConfig's where it has them."""
+
+    max_grad_norm: float
+    max_completion_length: int
+    max_tokens_per_forward: int | None
+    has_correction: bool
+    correction_mode: CorrectionMode
+    correction_clip_min: float | None
+    correction_clip_max: float | None
+    has_entropy_bonus: bool
+    entropy_target: float | None
+    """None: the coefficient is static."""
+    entropy_coef_delta: float
+    entropy_coef_min: float
+    entropy_coef_max: float
+    is_old_from_sampler: bool
+    aux_loss_coef: float
+
+
+class Learner:
+    """Owns optimizer and schedule, and the gradients that add up between two optimizer steps."""
+
+    def __init__(
+        self,
+        forwards: Forwards,
+        *,
+        parameters: list[torch.nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        scheduler: torch.optim.lr_scheduler.LRScheduler,
+        loss_settings: LossSettings,
+        settings: LearnerSettings,
+        entropy_control: EntropyControl,
+        plan: BatchPlan,
+        accelerator: Accelerator,
+        world: World,
+    ) -> None:
+        self.optimizer, self.scheduler = optimizer, scheduler
+        self.entropy_control = entropy_control
+        self._forwards, self._parameters = forwards, parameters
+        self.loss_settings, self.settings, self._plan = loss_settings, settings, plan
+        self._accelerator, self._world = accelerator, world
+        self._active_entropy = [0.0, 0.0]
+
+    # -- once per generation round
+
+    @torch.no_grad()
+    def begin_round(self, batch: TrainBatch, segments: Sequence[Segment]) -> TrainBatch:
+        """Add what the loss needs and the live policy cannot give later: reference and old log-probs.
+
+        Rows of the first segment are on-policy: the live policy's own detached values are their old log-probs, and
+        their forward fills them in (NaN until then). Only rows whose first use comes after an optimizer step of this
+        round cost an extra forward here, or none with `old_logprobs="sampler"` (decision 11).
+        """
+        old_logprobs_NT = torch.full(batch.trained_NT.shape, torch.nan, device=batch.trained_NT.device)
+        fresh = {micro.slice_index for micro in segments[0].micro_steps}
+        is_used = {micro.slice_index for segment in segments for micro in segment.micro_steps}
+        stale = [row for row, number in enumerate(batch.slice_ids) if number in is_used - fresh]
+        if self.settings.is_old_from_sampler and batch.sampler_logprobs_NT is not None:
+            old_logprobs_NT[stale] = batch.sampler_logprobs_NT[stale]
+        else:
+            for part in self._cut(batch, stale):
+                _write(old_logprobs_NT, part, self._forwards.frozen(batch.rows(part)).logprobs_NT)
+        return replace(batch, old_logprobs_NT=old_logprobs_NT, ref_logprobs_NT=self._reference(batch))
+
+    def _reference(self, batch: TrainBatch) -> Tensor | None:
+        ref_logprobs_NT = torch.zeros(batch.trained_NT.shape, device=batch.trained_NT.device)
+        for part in self._cut(batch, range(len(batch))):
+            logprobs_NT = self._forwards.reference(batch.rows(part))
+            if logprobs_NT is None:
+                return None
+            _write(ref_logprobs_NT, part, logprobs_NT)
+        return ref_logprobs_NT
+
+    def sampler_metrics(self, batch: TrainBatch) -> dict[str, float]:
+        """sampling/*: how far the sampler's log-probs are from the trainer's (nats), and the importance ratio that the
+        correction applies (or would apply, unclipped). Known once the round's first segment has been through.
+        """
+        if batch.sampler_logprobs_NT is None:
+            return {}
+        assert batch.old_logprobs_NT is not None
+        gap_NT = (batch.old_logprobs_NT - batch.sampler_logprobs_NT).abs()
+        gap = self._world.gather_rows(gap_NT[batch.trained_NT & ~gap_NT.isnan()])
+        ratio = self._correction(batch, batch.old_logprobs_NT)
+        ratio = self._world.gather_rows(ratio.flatten() if ratio.shape[1] == 1 else ratio[batch.trained_NT])
+        gap, ratio = (x if x.numel() else x.new_zeros(1) for x in (gap, ratio))
+        return {
+            "sampling/sampling_logp_difference/mean": gap.mean().item(),
+            "sampling/sampling_logp_difference/max": gap.max().item(),
+            "sampling/importance_sampling_ratio/min": ratio.min().item(),
+            "sampling/importance_sampling_ratio/mean": ratio.mean().item(),
+            "sampling/importance_sampling_ratio/max": ratio.max().item(),
+        }
+
+    def _correction(self, batch: TrainBatch, old_logprobs_NT: Tensor) -> Tensor:
+        assert batch.sampler_logprobs_NT is not None
+        has_correction = self.settings.has_correction
+        return sampler_correction(
+            old_logprobs_NT,
+            batch.sampler_logprobs_NT,
+            batch.trained_NT,
+            mode=self.settings.correction_mode if has_correction else "token_truncate",
+            clip_min=self.settings.correction_clip_min if has_correction else None,
+            clip_max=self.settings.correction_clip_max if has_correction else None,
+        )
+
+    # -- once per segment: the part of the round that falls into one optimizer step
+
+    def accumulate(
+        self, batch: TrainBatch, segment: Segment, *, num_generation_tokens: int, is_on_policy: bool
+    ) -> tuple[Stats, float]:
+        """Forward and backward of a segment's rows; gradients add up until `step`.
+
+        Args:
+            batch: this rank's rows of the round, from `begin_round`; its old log-probs are filled in.
+            num_generation_tokens: trained tokens of the round, all ranks.
+            is_on_policy: no optimizer step since the round was sampled.
+
+        Returns TRL's per-slice metrics and the segment's share of the loss, over all ranks.
+        """
+        uses = [  # (number of the micro-step, row): a row comes twice if two passes fall into one optimizer step
+            (number, row)
+            for number, micro in enumerate(segment.micro_steps)
+            for row, slice_id in enumerate(batch.slice_ids)
+            if slice_id == micro.slice_index
+        ]
+        rows, numbers = [row for _, row in uses], torch.tensor([number for number, _ in uses])
+        step = batch.rows(rows)
+        counts = self._counts(step, numbers.to(step.trained_NT.device), segment.window_size, num_generation_tokens)
+        step = replace(step, row_weights_N=row_weights(self.loss_settings.loss_type, counts))
+        bonus_weights_N = entropy_weights(step.num_trained_tokens_N, counts)
+        stats, order = [], []
+        for part in self._cut(step, range(len(step)), slices=numbers.tolist()):
+            forward = self._forward(batch, [rows[place] for place in part], step.rows(part), is_on_policy)
+            stats.append(self._backward(*forward, _of(counts, part), bonus_weights_N[part]))
+            order += part
+        return self._summary(RowStats.cat(stats), numbers[order], segment.window_size)
+
+    def _counts(self, step: TrainBatch, numbers_N: Tensor, window_size: int, num_generation_tokens: int) -> RowCounts:
+        return RowCounts(
+            num_tokens_N=step.num_trained_tokens_N,
+            slice_ids_N=numbers_N,
+            num_rows_per_slice=self._plan.rows_per_slice,
+            num_slices_in_window=window_size,
+            num_slices_per_generation=self._plan.slices_per_generation,
+            num_generation_tokens=num_generation_tokens,
+            world_size=self._world.size,
+            max_completion_length=self.settings.max_completion_length,
+            is_training=True,
+        )
+
+    def _forward(
+        self, batch: TrainBatch, rows: list[int], part: TrainBatch, is_on_policy: bool
+    ) -> tuple[TrainBatch, Forward]:
+        assert batch.old_logprobs_NT is not None
+        forward = self._forwards.live(part, entropy_needs_grad=self.settings.has_entropy_bonus)
+        if is_on_policy:
+            part = replace(part, old_logprobs_NT=None)
+            _write(batch.old_logprobs_NT, rows, forward.logprobs_NT.detach())
+        return part, forward
+
+    def _backward(self, part: TrainBatch, forward: Forward, counts: RowCounts, bonus_weights_N: Tensor) -> RowStats:
+        output = policy_loss(self._loss_inputs(part, forward, counts, bonus_weights_N), self.loss_settings)
+        loss = output.loss
+        if forward.aux_loss is not None:
+            share = len(part) / (counts.num_rows_per_slice * counts.window * counts.world_size)
+            loss = loss + self.settings.aux_loss_coef * share * forward.aux_loss
+        self._accelerator.backward(loss)
+        return output.rows
+
+    def _loss_inputs(
+        self, part: TrainBatch, forward: Forward, counts: RowCounts, bonus_weights_N: Tensor
+    ) -> LossInputs:
+        assert part.row_weights_N is not None
+        assert forward.entropy_NT is not None
+        settings = self.settings
+        old_logprobs_NT = forward.logprobs_NT.detach() if part.old_logprobs_NT is None else part.old_logprobs_NT
+        is_corrected = settings.has_correction and part.sampler_logprobs_NT is not None
+        entropy_mask_NT = self._entropy_mask(forward.entropy_NT, part.trained_NT)
+        if entropy_mask_NT is not None:
+            # The tokens that the bonus acts on are known only now; this forward holds their whole slice.
+            bonus_weights_N = entropy_weights((part.trained_NT & entropy_mask_NT).sum(dim=1), counts)
+        has_bonus = settings.has_entropy_bonus
+        return LossInputs(
+            logprobs_NT=forward.logprobs_NT,
+            entropy_NT=forward.entropy_NT,
+            advantages_N=part.advantages_N,
+            trained_NT=part.trained_NT,
+            row_weights_N=part.row_weights_N,
+            old_logprobs_NT=part.old_logprobs_NT,
+            ref_logprobs_NT=part.ref_logprobs_NT,
+            sampler_logprobs_NT=part.sampler_logprobs_NT,
+            sampler_correction_NT=self._correction(part, old_logprobs_NT) if is_corrected else None,
+            entropy_mask_NT=entropy_mask_NT,
+            entropy_coef=applied_coef(self.entropy_control, settings.entropy_target) if has_bonus else 0.0,
+            entropy_weights_N=bonus_weights_N if has_bonus else None,
+        )
+
+    def _entropy_mask(self, entropy_NT: Tensor, trained_NT: Tensor) -> Tensor | None:
+        if self.loss_settings.top_entropy_quantile >= 1.0:
+            return None
+        all_entropies = self._world.gather_rows(entropy_NT.detach()[trained_NT])
+        keep = self.loss_settings.top_entropy_quantile
+        return top_entropy(entropy_NT, trained_NT, quantile_keep=keep, all_entropies=all_entropies)
+
+    def _summary(self, rows: RowStats, numbers_N: Tensor, window_size: int) -> tuple[Stats, float]:
+        everything = RowStats.unstack(self._world.gather_rows(rows.stack()))
+        numbers_N = self._world.gather_rows(numbers_N)
+        self._active_entropy[0] += everything.active_entropy.sum().item()
+        self._active_entropy[1] += everything.num_active_tokens.sum().item()
+        by_slice = loss_metrics(
+            everything,
+            numbers_N,
+            self.loss_settings,
+            num_slices_in_window=window_size,
+            has_entropy_bonus=self.settings.has_entropy_bonus,
+        )
+        stats = Stats({name: Mean.of(values) for name, values in by_slice.items()})
+        return stats, everything.loss.sum().item()
+
+    # -- once per optimizer step
+
+    def clip_gradients(self) -> float:
+        """Sum gradients over ranks and clip them to `max_grad_norm` (0: no clipping). Returns the norm before it."""
+        sum_gradients(self._parameters, self._world)
+        limit = self.settings.max_grad_norm
+        return float(self._accelerator.clip_grad_norm_(self._parameters, limit if limit > 0 else float("inf")))
+
+    def step(self) -> float:
+        """Optimizer and schedule. Returns the learning rate that was used."""
+        self.optimizer.step()
+        learning_rate = float(self.scheduler.get_last_lr()[0])
+        if not self._accelerator.optimizer_step_was_skipped:
+            self.scheduler.step()
+        self.optimizer.zero_grad()
+        self._control_entropy()
+        return learning_rate
+
+    def _control_entropy(self) -> None:
+        settings = self.settings
+        if settings.has_entropy_bonus and settings.entropy_target is not None:
+            self.entropy_control = next_entropy_control(
+                self.entropy_control,
+                *self._active_entropy,
+                target=settings.entropy_target,
+                delta=settings.entropy_coef_delta,
+                min=settings.entropy_coef_min,
+                max=settings.entropy_coef_max,
+            )
+        self._active_entropy = [0.0, 0.0]
+
+    # -- how rows are cut into forwards
+
+    def _cut(self, batch: TrainBatch, rows: Sequence[int], slices: Sequence[int] | None = None) -> Iterator[list[int]]:
+        """Places of `rows` for each forward. By default one slice's worth of rows (`per_device_train_batch_size`);
+        with `max_tokens_per_forward`, siblings together, as many rows as fit. The entropy mask needs whole slices.
+        """
+        budget = self.settings.max_tokens_per_forward
+        if budget is None or (slices is not None and self.loss_settings.top_entropy_quantile < 1.0):
+            size = self._plan.rows_per_slice
+            order = list(rows) if slices is None else sorted(rows, key=lambda row: slices[row])
+            yield from (order[start : start + size] for start in range(0, len(order), size))
+            return
+        part: list[int] = []
+        longest = 0
+        for row in sorted(rows, key=lambda row: (batch.group_ids[row], row)):
+            length = len(batch.prompt_ids[row]) + len(batch.completion_ids[row])
+            longest = max(longest, length)
+            if part and longest * (len(part) + 1) > budget:
+                yield part
+                part, longest = [], length
+            part.append(row)
+        if part:
+            yield part
+
+
+def _write(target_NT: Tensor, rows: Sequence[int], values_NT: Tensor) -> None:
+    target_NT[list(rows), : values_NT.shape[1]] = values_NT.to(target_NT.dtype)
+
+
+def _of(counts: RowCounts, rows: list[int]) -> RowCounts:
+    return replace(counts, num_tokens_N=counts.num_tokens_N[rows], slice_ids_N=counts.slice_ids_N[rows])

@@ -1,0 +1,316 @@
+"""What happens between two optimizer steps: count, log, evaluate, save. And how a run begins, resumes and ends.
+
+transformers' `DefaultFlowCallback` decides when (through `TrainerControl`); here is what is done then, in
+transformers' order: log, evaluate, best model, save. The training itself is in `trainer.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from gruppo.algorithm.advantages import AdvantageTable
+from gruppo.algorithm.entropy import EntropyControl
+from gruppo.checkpoint import CheckpointReader, CheckpointWriter, newest_checkpoint, save_pretrained
+from gruppo.data.load import eval_sets
+from gruppo.errors import CheckpointError, DataError
+from gruppo.evaluation import Evaluation, Evaluator
+from gruppo.hub import push_to_hub, write_model_card
+from gruppo.log_window import LogWindow
+from gruppo.metrics import Mean
+from gruppo.monitor.completions_table import CompletionsTable
+from gruppo.monitor.recorder import Recorder
+from gruppo.position import Position
+from gruppo.retention import delete_old
+from gruppo.settings import eval_sampling
+from gruppo.types import Group, Prompt, RewardTable, TrainBatch
+
+if TYPE_CHECKING:
+    from gruppo.wiring import Parts
+
+
+class Assemble(Protocol):
+    def __call__(self, groups: Sequence[Group], advantages: AdvantageTable, *, is_eval: bool = False) -> TrainBatch: ...
+
+
+class Milestones:
+    """The run's position, metrics window, records and callbacks."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        assemble: Assemble,
+        advantage: Callable[..., AdvantageTable],
+        compute: Callable[[list[Group]], dict[str, float]] | None,
+    ) -> None:
+        self.parts, self.config, self.plan = parts, parts.config, parts.plan
+        self.callbacks = parts.callbacks
+        self.window, self.progress = LogWindow(), Position()
+        self._run_dir = Path(self.config.output_dir)
+        self._recorder: Recorder | None = None
+        self._compute = compute
+        self._evaluator = Evaluator(
+            rollout=parts.rollout,
+            scorer=parts.scorer,
+            advantage=advantage,
+            assemble=lambda groups, advantages: assemble(groups, advantages, is_eval=True),
+            forwards=parts.policy.forwards,
+            loss_settings=parts.learner.loss_settings,
+            max_completion_length=self.config.eval_max_completion_length or self.config.max_completion_length,
+            plan=self.plan,
+            world=parts.world,
+        )
+
+    # -- begin and end
+
+    def begin(self, resume_from: str | bool | None) -> TrainBatch | None:
+        """Start counting, or go on where a checkpoint stopped. Returns the round that was in use then, if any."""
+        reader = self._reader(resume_from)
+        state_file = None if reader is None else reader.folder / "trainer_state.json"
+        self.callbacks.attach(optimizer=self.parts.learner.optimizer, lr_scheduler=self.parts.learner.scheduler)
+        self.callbacks.start(
+            self.plan.total_steps, self.plan.total_epochs, resume_from=state_file, restore_callbacks=reader is not None
+        )
+        self.window, self.progress = LogWindow(), Position()
+        batch = None if reader is None else self._restore(reader)
+        self._open_recorder(start_step=self.callbacks.state.global_step)
+        for line in self.parts.start_lines():
+            self.parts.display.message(line)
+        self.parts.display.start(self.plan.total_steps, self.callbacks.state.global_step)
+        self.callbacks.on_train_begin()
+        if self.config.eval_on_start:
+            self.evaluate(None, "eval")
+        self.parts.clock.restart()
+        return batch
+
+    def end(self, outcome: str) -> None:
+        """However training ended: stop the display and close the records."""
+        self.parts.display.close()
+        if self._recorder is not None:
+            self._recorder.close(outcome)
+            self._recorder = None
+
+    def finish(self, metrics: dict[str, float]) -> None:
+        """After the last step of a training that was not broken off."""
+        state = self.callbacks.state
+        if self.config.load_best_model_at_end and state.best_model_checkpoint is not None:
+            reader = CheckpointReader(Path(state.best_model_checkpoint), self.parts.world)
+            reader.model(self.parts.policy.model, self.parts.policy.adapter)
+        self.callbacks.on_log(metrics)
+        self.callbacks.on_train_end()
+        if self.config.push_to_hub:
+            self.save_model(self._run_dir)
+            push_to_hub(self.config, self._run_dir, "End of training", is_main=self.parts.world.is_main)
+
+    # -- after each optimizer step
+
+    def end_step(self, grad_norm: float, learning_rate: float, num_new_tokens: float, batch: TrainBatch | None) -> None:
+        """Count the step, tell the callbacks, and do what they ask for. `batch`: the round still in use."""
+        state = self.callbacks.state
+        if self.parts.learner.settings.has_entropy_bonus:
+            self.window.add({"entropy_coef": Mean.of([self.parts.learner.entropy_control.coef])})
+        self.window.add(self.parts.clock.take(num_new_tokens))
+        values = self.window.end_step(grad_norm=grad_norm, learning_rate=learning_rate)
+        if self._recorder is not None:
+            self._recorder.record_step(state.global_step, {"epoch": state.epoch, **values})
+        self.callbacks.on_step_end()
+        self.parts.display.step(state.global_step, values, is_log=self.callbacks.control.should_log)
+        self._log_evaluate_save(batch)
+        self.parts.clock.restart()
+
+    def end_epoch(self) -> None:
+        self.callbacks.on_epoch_end()
+        self._log_evaluate_save(None)
+        self.parts.clock.restart()
+
+    def _log_evaluate_save(self, batch: TrainBatch | None) -> None:
+        state = self.callbacks.state
+        if self.callbacks.control.should_log and self.window.num_steps:
+            self.callbacks.on_log(self.window.line())
+            if self._recorder is not None:
+                self._recorder.log_completions(state.global_step)
+        if self.callbacks.control.should_evaluate:
+            is_best = self.callbacks.update_best(self.evaluate(None, "eval"))
+            if self.config.save_strategy == "best":
+                self.callbacks.control.should_save = is_best
+        if self.callbacks.control.should_save:
+            self.save_checkpoint(batch)
+            self.callbacks.on_save()
+
+    def record_rollouts(
+        self, split: str, groups: Sequence[Group], rewards: RewardTable, advantages: AdvantageTable, rows: slice
+    ) -> None:
+        if self._recorder is not None:
+            self._recorder.record_rollouts(
+                self.callbacks.state.global_step + (split == "train"),
+                split,
+                groups,
+                rewards,
+                advantages,
+                policy_version=self.callbacks.state.global_step,
+                rows=range(rows.start, rows.stop),
+            )
+
+    # -- evaluate
+
+    def evaluate(self, dataset: Any, prefix: str) -> dict[str, float]:
+        """All sets, one log line each; metrics of a named set are `<prefix>_<name>_...`."""
+        sets = self.parts.data.eval_prompts if dataset is None else self.parts.data.prepare_eval(eval_sets(dataset))
+        if not sets:
+            raise DataError("There is nothing to evaluate. Pass eval_dataset to GRPOTrainer or to evaluate().")
+        was_closed = self._recorder is None
+        if was_closed:
+            self._open_recorder(start_step=None)
+        metrics: dict[str, float] = {}
+        with self.parts.clock.phase("evaluate"):
+            for name, prompts in sets.items():
+                metrics |= self._evaluate_set(prompts, f"{prefix}_{name}" if name else prefix)
+        self.callbacks.on_evaluate(metrics)
+        if was_closed:
+            self.end("evaluated")
+        return metrics
+
+    def _evaluate_set(self, prompts: Sequence[Prompt], prefix: str) -> dict[str, float]:
+        parts, state = self.parts, self.callbacks.state
+        parts.policy.model.eval()
+        sampling = eval_sampling(
+            self.config,
+            eos_token_ids=parts.policy.eos_token_ids,
+            pad_token_id=parts.policy.pad_token_id,
+            step=state.global_step,
+        )
+        found = self._evaluator.run(list(prompts), sampling, trainer_state=state)
+        values = _speed(found, self.plan.num_eval_batches(found.num_prompts)) | found.metrics
+        values["num_tokens"] = float(state.num_input_tokens_seen)
+        if self._compute is not None:
+            groups = [group for batch in found.batches for group in batch.groups]
+            values |= self._compute(parts.world.gather_objects(groups))
+        metrics = {f"{prefix}_{name}": value for name, value in values.items()}
+        self.callbacks.on_log(metrics)
+        if self._recorder is not None:
+            self._recorder.record_step(state.global_step, metrics, split=prefix)
+        for batch in found.batches:
+            num_rows = len(batch.rewards.statuses_NF)
+            rank, size = parts.world.rank, parts.world.size
+            own = slice(rank * num_rows // size, (rank + 1) * num_rows // size)
+            self.record_rollouts(prefix, batch.groups, batch.rewards, batch.advantages, own)
+        if self._recorder is not None:
+            self._recorder.log_completions(state.global_step, prefix)
+        return metrics
+
+    # -- save and restore
+
+    def save_model(self, folder: Path) -> None:
+        """Model (or adapter), tokenizer and model card, in Hugging Face's layout."""
+        parts = self.parts
+        if parts.world.is_main:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_pretrained(folder, parts.policy.model, parts.policy.tokenizer, parts.policy.adapter)
+            write_model_card(folder, base_model=parts.policy.name, dataset=None, config=self.config)
+        parts.world.barrier()
+
+    def save_checkpoint(self, batch: TrainBatch | None) -> None:
+        """checkpoint-<step>; `batch` is the round still in use, if the step is inside one."""
+        parts, state = self.parts, self.callbacks.state
+        folder = self._run_dir / f"checkpoint-{state.global_step}"
+        parts.display.phase("save")
+        writer = CheckpointWriter(folder, parts.world)
+        writer.model(parts.policy.model, parts.policy.tokenizer, parts.policy.adapter)
+        if state.best_global_step == state.global_step:
+            state.best_model_checkpoint = str(folder)
+        if parts.world.is_main:
+            self.callbacks.save_state(writer.staging / "trainer_state.json")
+        if not self.config.save_only_model:
+            self._save_training(writer, batch)
+        writer.commit()
+        if self._recorder is not None:
+            self._recorder.record_event("checkpoint", step=state.global_step, path=folder.name)
+        if parts.world.is_main:
+            best = None if state.best_model_checkpoint is None else Path(state.best_model_checkpoint)
+            delete_old(self._run_dir, self.config.save_total_limit, best)
+        if self.config.push_to_hub and self.config.hub_strategy != "end":
+            message = f"Training in progress, step {state.global_step}"
+            push_to_hub(self.config, folder, message, is_main=parts.world.is_main, in_background=True)
+
+    def _save_training(self, writer: CheckpointWriter, batch: TrainBatch | None) -> None:
+        learner, control = self.parts.learner, self.parts.learner.entropy_control
+        writer.optimizer(learner.optimizer)
+        writer.json("scheduler.json", learner.scheduler.state_dict())
+        scaler = self.parts.accelerator.scaler
+        writer.json(
+            "gruppo.json",
+            {
+                "position": self.progress.state(),
+                "window": self.window.state(),
+                "entropy_control": {"coef": control.coef, "last_entropy": control.last_entropy},
+                "scaler": None if scaler is None else scaler.state_dict(),
+            },
+        )
+        writer.random_state()
+        writer.rollouts(batch)
+        if self.parts.policy.reference is not None:
+            writer.tensors("reference.safetensors", self.parts.policy.reference.state_dict())
+
+    def _reader(self, resume_from: str | bool | None) -> CheckpointReader | None:
+        if not resume_from:
+            return None
+        folder = self._run_dir if resume_from is True else Path(resume_from)
+        if not (folder / "manifest.json").is_file():
+            newest = newest_checkpoint(folder)
+            if newest is None:
+                raise CheckpointError(
+                    f"resume_from_checkpoint={resume_from!r}: there is no checkpoint in {folder}. Start without it, or "
+                    "pass the folder of a checkpoint."
+                )
+            folder = newest
+        reader = CheckpointReader(folder, self.parts.world)
+        reader.require_resumable()
+        return reader
+
+    def _restore(self, reader: CheckpointReader) -> TrainBatch | None:
+        parts, saved = self.parts, reader.json("gruppo.json")
+        reader.model(parts.policy.model, parts.policy.adapter)
+        reader.optimizer(parts.learner.optimizer)
+        parts.learner.scheduler.load_state_dict(reader.json("scheduler.json"))
+        parts.learner.entropy_control = EntropyControl(**saved["entropy_control"])
+        if parts.policy.reference is not None:
+            parts.policy.reference.load_state_dict(reader.tensors("reference.safetensors"))
+        if saved["scaler"] is not None and parts.accelerator.scaler is not None:
+            parts.accelerator.scaler.load_state_dict(saved["scaler"])
+        self.window = LogWindow.from_state(saved["window"])
+        self.progress = Position(**saved["position"])
+        parts.rollout.engine.load_weights(version=self.callbacks.state.global_step)
+        batch = reader.rollouts(parts.world.device)
+        if batch is None and self.progress.segment:
+            self.progress.next_round()
+        if self.progress.round_in_epoch >= self.plan.rounds_per_epoch:
+            self.progress.next_epoch(self.plan)
+        reader.random_state()
+        return batch
+
+    def _open_recorder(self, start_step: int | None) -> None:
+        config = self.config
+        completions = None
+        if config.log_completions:
+            trackers = [config.report_to] if isinstance(config.report_to, str) else config.report_to
+            completions = CompletionsTable(config.num_completions_to_print, config.log_unique_prompts, trackers)
+        self._recorder = Recorder(
+            self._run_dir,
+            config_dict=config.to_dict(),
+            plan_lines=self.plan.describe(),
+            world=self.parts.world,
+            seeds={"seed": config.seed, "data": config.order_seed},
+            start_step=start_step,
+            completions=completions,
+        )
+
+
+def _speed(found: Evaluation, num_batches: int) -> dict[str, float]:
+    return {
+        "loss": found.metrics["loss"],
+        "runtime": round(found.seconds, 4),
+        "samples_per_second": round(found.num_prompts / found.seconds, 3),
+        "steps_per_second": round(num_batches / found.seconds, 3),
+    }

@@ -1,0 +1,113 @@
+"""Ways to put bytes on disk that survive a kill: whole files by rename, lines by append, parts in the background.
+
+Nothing here knows what the records mean. No fsync: a killed process loses nothing that was written, a power cut may.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import BoundedSemaphore, Lock
+from typing import Any, TextIO, final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gruppo.monitor.schema import to_json
+
+MAX_WAITING_PARTS = 16
+"""Parts in memory that wait for the disk."""
+
+PATIENCE_SECONDS = 5.0
+"""How long a full queue may hold up training before a part is dropped (and counted)."""
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make a temporary file beside `path`, then rename it: readers see all of it or nothing.
+
+    The temporary name begins with a dot, which every Parquet reader takes as "not data".
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    write(temporary)
+    os.replace(temporary, path)
+
+
+def write_parquet(path: Path, table: pa.Table) -> None:
+    """One whole Parquet file, zstd."""
+    write_whole(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+
+
+@final
+class JsonLines:
+    """A file of one JSON object per line, opened at the first line and flushed after each. Threads may share it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: TextIO | None = None
+        self._lock = Lock()
+
+    def append(self, record: dict[str, Any]) -> None:
+        line = to_json(record) + "\n"
+        with self._lock:
+            if self._file is None:
+                self._file = self._open()
+            self._file.write(line)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+
+    def _open(self) -> TextIO:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        is_torn = _ends_within_a_line(self.path)
+        # Line buffered; a lone surrogate becomes its JSON escape instead of an error.
+        file = self.path.open("a", buffering=1, encoding="utf-8", errors="backslashreplace")
+        if is_torn:  # a kill cut the last line: do not let the next one continue it
+            file.write("\n")
+        return file
+
+
+def _ends_within_a_line(path: Path) -> bool:
+    if not path.exists() or path.stat().st_size == 0:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
+
+
+@final
+class PartWriter:
+    """Writes Parquet parts in one background thread, so that training does not wait for compression and disk.
+
+    `on_failure(doing, error)` is called in that thread. What is queued when Python exits is still written.
+    """
+
+    def __init__(self, on_failure: Callable[[str, Exception], None], patience: float = PATIENCE_SECONDS) -> None:
+        self._on_failure = on_failure
+        self._patience = patience
+        self._slots = BoundedSemaphore(MAX_WAITING_PARTS)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="gruppo-recorder")
+
+    def submit(self, path: Path, table: pa.Table) -> bool:
+        """Queue the part. False if the disk is so far behind that it was dropped."""
+        if not self._slots.acquire(timeout=self._patience):
+            return False
+        self._thread.submit(self._write, path, table)
+        return True
+
+    def close(self) -> None:
+        """Write what is queued, and end the thread."""
+        self._thread.shutdown(wait=True)
+
+    def _write(self, path: Path, table: pa.Table) -> None:
+        try:  # the thread's boundary: nobody would see an exception in here
+            write_parquet(path, table)
+        except Exception as error:
+            self._on_failure(f"writing {path.name}", error)
+        finally:
+            self._slots.release()

@@ -1,0 +1,132 @@
+"""Schema version 1: the name and type of everything that a run writes for later readers. In one place.
+
+Files (all below the run's `output_dir`):
+
+    run.json                                 RUN_FIELDS, and ATTEMPT_FIELDS for each attempt
+    metrics.jsonl                            LINE_FIELDS, then one number per metric; see docs/metrics.md
+    events.jsonl (events-r1.jsonl, ...)      EVENT_FIELDS, then the fields of the event
+    rollouts/step=000012/part-*.parquet      ROLLOUT_COLUMNS, then columns per reward function and logged extra
+    completions/completions_00012.parquet    TRL's file and columns; see completions_table.py
+    superseded/a2/...                        parts that attempt 2 made obsolete, moved there
+
+Nothing here reads or writes a file, apart from the JSON value rules: `plain` says what becomes of NaN.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import numbers
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from torch import Tensor
+
+SCHEMA_VERSION = 1
+
+RUN_FIELDS: dict[str, str] = {
+    "schema_version": "1",
+    "run_id": "random name of the run, kept over attempts",
+    "created": "ISO time (UTC) of the first attempt",
+    "attempts": "one entry per attempt, oldest first",
+}
+
+ATTEMPT_FIELDS: dict[str, str] = {
+    "attempt": "1, 2, ...",
+    "started": "ISO time (UTC)",
+    "ended": "ISO time (UTC); null while it runs, or if it was killed",
+    "start_step": "optimizer steps done before it: 0 for a fresh start, k when resumed from checkpoint-k, "
+    "null for a session that does not train",
+    "config": "the resolved GRPOConfig, secrets masked",
+    "plan": "the batch plan in words, a list of lines",
+    "seeds": "name -> seed",
+    "device": "type, name and number of devices",
+    "versions": "package -> version",
+}
+
+LINE_FIELDS: dict[str, str] = {
+    "step": "optimizer steps done",
+    "split": "train, eval, or eval_<set>",
+    "attempt": "the attempt that wrote the line",
+    "time": "seconds since 1970 (UTC)",
+    "nonfinite": "only if there are any: the metrics that were infinite, as text",
+}
+
+EVENT_FIELDS: dict[str, str] = {
+    "kind": "attempt_start, attempt_stop, checkpoint, reward_fault, finding, write_failure, ...",
+    "attempt": "the attempt that wrote the line",
+    "time": "seconds since 1970 (UTC)",
+}
+
+ROLLOUT_COLUMNS: dict[str, pa.DataType] = {
+    "run_id": pa.string(),
+    "attempt": pa.int32(),
+    "step": pa.int32(),  # the type that readers of Hive folders give to `step=000012`
+    "split": pa.string(),
+    "policy_version": pa.int64(),
+    "group_id": pa.int64(),
+    "prompt_id": pa.int64(),
+    "sample": pa.int32(),
+    "prompt_format": pa.string(),  # text | messages
+    "prompt": pa.string(),  # the text, or the messages as JSON
+    "completion": pa.string(),
+    "columns": pa.string(),  # the other dataset columns, as one JSON object
+    "finish_reason": pa.string(),
+    "n_prompt": pa.int32(),
+    "n_completion": pa.int32(),
+    "n_trained": pa.int32(),
+    "reward": pa.float64(),
+    "advantage": pa.float64(),
+    "group_mean": pa.float64(),
+    "group_std": pa.float64(),
+    "entropy_mean": pa.float64(),
+    "sampler_logprob_mean": pa.float64(),
+    "seconds": pa.float64(),
+}
+
+REWARD_COLUMNS: dict[str, pa.DataType] = {"reward/{name}": pa.float64(), "reward_status/{name}": pa.string()}
+
+EXTRA_COLUMN = "extra/{name}"
+"""A column logged with `log_extra`: float64 if its values are numbers, text otherwise (JSON for lists and dicts)."""
+
+
+def rollout_schema(reward_names: Sequence[str], extra_types: Mapping[str, pa.DataType]) -> pa.Schema:
+    """All columns of one rollouts part, in order."""
+    fields = dict(ROLLOUT_COLUMNS)
+    for name in reward_names:
+        fields |= {pattern.format(name=name): kind for pattern, kind in REWARD_COLUMNS.items()}
+    fields |= {EXTRA_COLUMN.format(name=name): extra_types[name] for name in sorted(extra_types)}
+    return pa.schema(list(fields.items()), metadata={"gruppo_schema_version": str(SCHEMA_VERSION)})
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON can say it: NaN and infinities become None, what JSON does not know becomes text."""
+    if value is None or isinstance(value, (str, bool)):
+        return value
+    if isinstance(value, numbers.Real):
+        return _plain_number(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in value]
+    if isinstance(value, (Tensor, np.ndarray)):
+        return plain(value.tolist())
+    return f"<{len(value)} bytes>" if isinstance(value, bytes) else str(value)
+
+
+def _plain_number(value: numbers.Real) -> int | float | None:
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if math.isfinite(value) else None
+
+
+def to_json(value: Any) -> str:
+    """One line of strict JSON."""
+    return json.dumps(plain(value), ensure_ascii=False, allow_nan=False)
+
+
+def to_text(value: str) -> str:
+    """The text with what UTF-8 cannot say (lone surrogates) written out as an escape."""
+    return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode("utf-8")

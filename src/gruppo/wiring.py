@@ -1,0 +1,342 @@
+"""From the user's arguments to the parts of a run, in the order that finds mistakes cheapest first.
+
+    refused arguments, seed, device -> tokenizer -> datasets -> batch plan -> rewards -> policy and what trains it
+
+Nothing runs here: the loop is in `trainer.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import set_seed
+from datasets import Dataset, IterableDataset
+
+from gruppo.callbacks import Callback, CallbackBridge
+from gruppo.clock import Clock
+from gruppo.collect import Collector
+from gruppo.config import GRPOConfig
+from gruppo.data.load import eval_sets
+from gruppo.data.prompts import PromptDataset, PromptStream, prepare_dataset
+from gruppo.distributed.shard import broadcast_parameters
+from gruppo.distributed.world import World
+from gruppo.errors import ConfigError, DataError
+from gruppo.forwards import Forwards
+from gruppo.learner import Learner
+from gruppo.monitor.progress import Progress
+from gruppo.plan import BatchPlan
+from gruppo.policy.load import (
+    eos_token_ids,
+    is_peft_model,
+    load_policy,
+    load_tokenizer,
+    router_aux_loss_coef,
+    set_pad_token,
+)
+from gruppo.policy.optim import build_optimizer, build_scheduler
+from gruppo.policy.reference import FrozenCopy, Reference, reference_for
+from gruppo.rewards.prepare import prepare_rewards
+from gruppo.rewards.score import Scorer
+from gruppo.rollout.custom import CustomRollout
+from gruppo.rollout.hf import HFEngine
+from gruppo.scoring import GlobalScorer
+from gruppo.settings import entropy_control, learner_settings, loss_settings, precision
+from gruppo.types import Prompt
+
+if TYPE_CHECKING:
+    from gruppo.rollout.protocol import RolloutEngine
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """What the user passed to GRPOTrainer."""
+
+    model: Any
+    reward_funcs: Any
+    config: GRPOConfig | None
+    train_dataset: Any
+    eval_dataset: Any
+    processing_class: Any
+    reward_processing_classes: Any
+    callbacks: Sequence[Callback] | None
+    optimizers: tuple[Any, Any]
+    quantization_config: Any
+    peft_config: Any
+    rollout_func: Callable[..., Any] | None
+    not_yet: Mapping[str, Any]
+    """Arguments of TRL's that are refused if given."""
+
+    @property
+    def model_name(self) -> str:
+        if isinstance(self.model, str):
+            return self.model
+        return str(getattr(self.model.config, "_name_or_path", "") or "model")
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Training prompts, and the held-out sets by name."""
+
+    train_prompts: PromptDataset | PromptStream
+    eval_prompts: dict[str, Sequence[Prompt]]
+    prepare_eval: Callable[[Mapping[str, Any]], dict[str, Sequence[Prompt]]]
+    """For sets that come with `evaluate()`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The model that trains, its tokenizer, and its reference."""
+
+    model: Any
+    name: str
+    tokenizer: Any
+    adapter: str | None
+    """Name of the adapter that trains; None for a full model."""
+    eos_token_ids: tuple[int, ...]
+    pad_token_id: int
+    reference: Reference | None
+    forwards: Forwards
+
+    @property
+    def reference_model(self) -> Any:
+        """The second model that is the KL reference; None if there is none, or if it lives inside the policy."""
+        return self.reference.model if isinstance(self.reference, FrozenCopy) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything a run is made of."""
+
+    config: GRPOConfig
+    plan: BatchPlan
+    accelerator: Any
+    world: World
+    data: Data
+    policy: Policy
+    rollout: Collector
+    scorer: GlobalScorer
+    learner: Learner
+    callbacks: CallbackBridge
+    display: Progress
+    clock: Clock
+    notes: list[str]
+
+    def sync_reference(self, step: int) -> None:
+        """TRL's `sync_ref_model`: every `ref_model_sync_steps` steps the reference moves towards the policy."""
+        reference = self.policy.reference
+        if self.config.sync_ref_model and reference is not None and step % self.config.ref_model_sync_steps == 0:
+            reference.sync(self.policy.model, self.config.ref_model_mixup_alpha)
+
+    def start_lines(self) -> list[str]:
+        """What a person should read before the first step."""
+        return [*self.plan.describe(), *self.notes]
+
+
+def wire(trainer: Any, given: Arguments) -> Parts:
+    """See GRPOTrainer for the arguments. Raises ConfigError, DataError, ModelError or RewardError."""
+    _refuse(given.not_yet)
+    config = given.config or GRPOConfig(f"{given.model_name.rstrip('/').split('/')[-1]}-GRPO")
+    accelerator, notes = _start(config)
+    world = World(accelerator)
+    tokenizer = _tokenizer(given, config)
+    data = _data(given, config, tokenizer)
+    plan = _plan(config, data, world)
+    notes += data.train_prompts.notes if isinstance(data.train_prompts, PromptDataset) else []
+    scorer = _scorer(given, config, data, world)
+    display = Progress(world.is_main and not config.disable_tqdm)
+    clock = Clock(display.phase)
+    policy = _policy(given, config, tokenizer, accelerator, world)
+    engine = _engine(given, config, trainer, policy, accelerator)
+    learner = _learner(given, config=config, plan=plan, policy=policy, accelerator=accelerator, world=world)
+    callbacks = CallbackBridge(config, given.callbacks, model=policy.model, processing_class=tokenizer, world=world)
+    # From here on ranks draw different numbers (dropout); everything before was the same on all of them.
+    set_seed(config.seed, device_specific=True)
+    return Parts(
+        config=config,
+        plan=plan,
+        accelerator=accelerator,
+        world=world,
+        data=data,
+        policy=policy,
+        rollout=Collector(engine, tokenizer, world, clock),
+        scorer=GlobalScorer(scorer, world, clock),
+        learner=learner,
+        callbacks=callbacks,
+        display=display,
+        clock=clock,
+        notes=notes,
+    )
+
+
+def _refuse(not_yet: Mapping[str, Any]) -> None:
+    given = [name for name, value in not_yet.items() if value is not None]
+    if given:
+        raise ConfigError(
+            f"{' and '.join(given)} cannot be used yet: gruppo trains single-turn completions so far. Leave it out; a "
+            "rollout_func can run tools itself and mark their tokens with env_mask."
+        )
+
+
+def _start(config: GRPOConfig) -> tuple[Any, list[str]]:
+    """Seed, log level, device and mixed precision."""
+    set_seed(config.seed)
+    if config.log_level != "passive":
+        logging.getLogger("gruppo").setLevel(config.log_level.upper())
+    if config.tf32 is not None:
+        torch.backends.cuda.matmul.allow_tf32 = config.tf32
+    mixed_precision, note = precision(config)
+    # accelerate keeps its state for the whole process and refuses other settings: in a notebook the next trainer
+    # must be able to choose anew. The process group itself lives on.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    accelerator = Accelerator(mixed_precision=mixed_precision, cpu=config.use_cpu)
+    return accelerator, [] if note is None else [note]
+
+
+def _tokenizer(given: Arguments, config: GRPOConfig) -> Any:
+    revision = (config.model_init_kwargs or {}).get("revision")
+    return load_tokenizer(
+        given.processing_class, given.model_name, revision=revision, trust_remote_code=config.trust_remote_code
+    )
+
+
+def _prepared(dataset: Any, what: str, *, config: GRPOConfig, tokenizer: Any) -> PromptDataset | PromptStream:
+    if config.remove_unused_columns and isinstance(dataset, Dataset | IterableDataset):
+        dataset = dataset.select_columns(["prompt"])
+    return prepare_dataset(
+        dataset,
+        tokenizer=tokenizer,
+        max_prompt_length=config.max_prompt_length,
+        overlong=config.overlong_prompts,
+        chat_template_kwargs=config.chat_template_kwargs,
+        what=what,
+    )
+
+
+def _data(given: Arguments, config: GRPOConfig, tokenizer: Any) -> Data:
+    if given.train_dataset is None:
+        raise DataError("train_dataset is missing. Pass a dataset with a `prompt` column.")
+    prepare = partial(_prepared, config=config, tokenizer=tokenizer)
+    prepare_eval = partial(_eval_prompts, prepare=prepare)
+    data = Data(
+        prepare(given.train_dataset, "train_dataset"), prepare_eval(eval_sets(given.eval_dataset)), prepare_eval
+    )
+    if config.eval_strategy != "no" and not data.eval_prompts:
+        raise DataError(f"eval_strategy={config.eval_strategy!r} needs an eval_dataset. Pass one, or set it to 'no'.")
+    return data
+
+
+def _plan(config: GRPOConfig, data: Data, world: World) -> BatchPlan:
+    num_prompts = len(data.train_prompts) if isinstance(data.train_prompts, PromptDataset) else None
+    return BatchPlan.from_config(config, num_prompts=num_prompts, world_size=world.size)
+
+
+def _eval_prompts(sets: Mapping[str, Any], prepare: Callable[[Any, str], Any]) -> dict[str, Sequence[Prompt]]:
+    """Held-out sets are finite: a stream is read to its end."""
+    found: dict[str, Sequence[Prompt]] = {}
+    for name, dataset in sets.items():
+        prompts = prepare(dataset, f"eval_dataset[{name!r}]" if name else "eval_dataset")
+        found[name] = list(prompts.epoch()) if isinstance(prompts, PromptStream) else prompts
+    return found
+
+
+def _scorer(given: Arguments, config: GRPOConfig, data: Data, world: World) -> Scorer:
+    sources = prepare_rewards(
+        given.reward_funcs,
+        reward_processing_classes=given.reward_processing_classes,
+        columns=data.train_prompts.columns,
+        extra_columns_allowed=given.rollout_func is not None,
+        model_init_kwargs=config.model_init_kwargs,
+        is_conversational=data.train_prompts.is_conversational,
+        chat_template_kwargs=config.chat_template_kwargs,
+    )
+    for source in sources:
+        if isinstance(source.function, torch.nn.Module):
+            source.function.to(world.device)
+    return Scorer(sources, weights=config.reward_weights, timeout=config.reward_timeout)
+
+
+def _policy(given: Arguments, config: GRPOConfig, tokenizer: Any, accelerator: Any, world: World) -> Policy:
+    model = load_policy(
+        given.model,
+        model_init_kwargs=config.model_init_kwargs,
+        trust_remote_code=config.trust_remote_code,
+        quantization_config=given.quantization_config,
+        peft_config=given.peft_config,
+        gradient_checkpointing=config.gradient_checkpointing,
+        gradient_checkpointing_kwargs=config.gradient_checkpointing_kwargs,
+        disable_dropout=config.disable_dropout,
+        cast_lm_head_to_fp32=config.cast_lm_head_to_fp32,
+    )
+    set_pad_token(model, tokenizer)
+    model.to(world.device)
+    broadcast_parameters(model, world)
+    is_fresh = given.peft_config is not None
+    reference = reference_for(model, is_fresh_adapter=is_fresh) if config.beta != 0.0 else None
+    return Policy(
+        model=model,
+        name=given.model_name,
+        tokenizer=tokenizer,
+        adapter=model.active_adapter if is_peft_model(model) else None,
+        eos_token_ids=eos_token_ids(model, tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        reference=reference,
+        forwards=Forwards(
+            model,
+            reference,
+            temperature=config.temperature,
+            pad_token_id=tokenizer.pad_token_id,
+            has_aux_loss=router_aux_loss_coef(model, config.router_aux_loss_coef) != 0.0,
+            autocast=accelerator.autocast,
+        ),
+    )
+
+
+def _engine(given: Arguments, config: GRPOConfig, trainer: Any, policy: Policy, accelerator: Any) -> RolloutEngine:
+    if given.rollout_func is not None:
+        return CustomRollout(given.rollout_func, trainer)
+    return HFEngine(
+        policy.model,
+        tokenizer=policy.tokenizer,
+        autocast=accelerator.autocast,
+        cache_implementation=config.cache_implementation,
+    )
+
+
+def _learner(
+    given: Arguments, *, config: GRPOConfig, plan: BatchPlan, policy: Policy, accelerator: Any, world: World
+) -> Learner:
+    optimizer, scheduler = _optimizer_and_schedule(policy.model, config, plan, given.optimizers)
+    aux_loss_coef = router_aux_loss_coef(policy.model, config.router_aux_loss_coef)
+    return Learner(
+        policy.forwards,
+        parameters=[parameter for parameter in policy.model.parameters() if parameter.requires_grad],
+        optimizer=accelerator.prepare_optimizer(optimizer),
+        scheduler=scheduler,
+        loss_settings=loss_settings(config),
+        settings=learner_settings(config, is_engine_external=False, aux_loss_coef=aux_loss_coef),
+        entropy_control=entropy_control(config),
+        plan=plan,
+        accelerator=accelerator,
+        world=world,
+    )
+
+
+def _optimizer_and_schedule(
+    policy: Any, config: GRPOConfig, plan: BatchPlan, given: tuple[Any, Any]
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    optimizer, scheduler = given
+    if optimizer is None:
+        if scheduler is not None:
+            raise ConfigError(
+                "optimizers=(None, scheduler): a scheduler belongs to an optimizer. Pass both, or neither."
+            )
+        optimizer = build_optimizer(policy, config)
+    return optimizer, scheduler or build_scheduler(optimizer, config, plan.total_steps)

@@ -1,0 +1,73 @@
+"""Readers cope with what a kill leaves behind, and follow the rule for attempts."""
+
+import json
+
+from gruppo.monitor.readers import read_lines, read_metrics, read_rollouts
+from monitor import monitor_fakes as fakes
+
+
+def write_lines(path, lines, tail=""):
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + tail)
+
+
+def line(step, attempt=1, split="train", **metrics):
+    return {"step": step, "split": split, "attempt": attempt, "time": 0.0, **metrics}
+
+
+def test_a_torn_last_line_is_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    write_lines(path, [line(1), line(2)], tail='{"step": 3, "spl')
+    assert [found["step"] for found in read_metrics(path)] == [1, 2]
+    assert read_lines(tmp_path / "missing.jsonl") == []
+
+
+def test_the_next_attempt_does_not_continue_a_torn_line(tmp_path):
+    write_lines(tmp_path / "metrics.jsonl", [line(1)], tail='{"step": 2, "spl')
+    recorder = fakes.make_recorder(tmp_path, start_step=None)
+    recorder.record_step(2, {"reward": 0.5})
+    recorder.close()
+    assert [found["step"] for found in read_metrics(tmp_path)] == [1, 2]
+
+
+def test_last_line_of_a_step_wins_and_later_attempts_cut_earlier_ones(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    write_lines(
+        path,
+        [
+            line(1, x=1),
+            line(2, x=2),
+            line(2, split="eval", x=20),
+            line(3, x=3),
+            line(3, split="eval", x=30),
+            line(4, x=4),
+            line(3, attempt=2, x=33),
+            line(3, attempt=2, x=34),
+            line(3, attempt=2, split="eval", x=35),
+        ],
+    )
+    assert [(found["step"], found["x"]) for found in read_metrics(path)] == [(1, 1), (2, 2), (3, 34)]
+    assert [found["x"] for found in read_metrics(path, split="eval")] == [20, 35]
+    assert [found["x"] for found in read_metrics(path, split=None)] == [1, 2, 20, 34, 35]
+
+
+def test_an_evaluation_alone_takes_no_training_line_away(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    write_lines(path, [line(1), line(2), line(0, attempt=2, split="eval")])
+    assert [found["step"] for found in read_metrics(path)] == [1, 2]
+
+
+def test_rollouts_ignore_unfinished_parts_and_sort_rows(tmp_path):
+    recorder = fakes.make_recorder(tmp_path)
+    fakes.record_round(recorder, 2)
+    fakes.record_round(recorder, 1)
+    fakes.record_round(recorder, 1, "eval", late=["x"] * 4)
+    recorder.close()
+    (tmp_path / "rollouts/step=000001/.part-r1-a1.parquet.tmp").write_bytes(b"PAR1 cut short")
+    table = read_rollouts(tmp_path)
+    assert table.column("step").to_pylist() == [1] * 8 + [2] * 4
+    assert table.column("split").to_pylist() == ["eval"] * 4 + ["train"] * 8
+    assert read_rollouts(tmp_path, step=1, split="train", columns=["prompt_id", "sample"]).to_pydict() == {
+        "prompt_id": [7, 7, 9, 9],
+        "sample": [0, 1, 0, 1],
+    }
+    assert read_rollouts(tmp_path / "nowhere").num_rows == 0

@@ -1,0 +1,282 @@
+"""What the recorder leaves on disk: exact files, lines and columns; and that it never breaks training."""
+
+import json
+import logging
+from math import inf, nan
+
+import datasets
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from gruppo.monitor import files
+from gruppo.monitor.readers import read_events, read_lines, read_metrics, read_rollouts
+from gruppo.monitor.schema import ATTEMPT_FIELDS, LINE_FIELDS, ROLLOUT_COLUMNS, RUN_FIELDS
+from monitor import monitor_fakes as fakes
+
+PART = "rollouts/step=000012/part-r0-a1.parquet"
+
+
+def written(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_files_of_a_short_run(tmp_path):
+    recorder = fakes.make_recorder(tmp_path)
+    fakes.record_round(recorder, 12)
+    fakes.record_round(recorder, 12, "eval")
+    fakes.record_round(recorder, 12, "eval")
+    recorder.record_step(12, {"reward": 0.5})
+    recorder.close()
+    recorder.close()
+    assert written(tmp_path) == [
+        "events.jsonl",
+        "metrics.jsonl",
+        "rollouts/step=000012/part-eval-r0-a1-1.parquet",
+        "rollouts/step=000012/part-eval-r0-a1.parquet",
+        PART,
+        "run.json",
+    ]
+    assert (recorder.num_failed_writes, recorder.num_dropped_parts) == (0, 0)
+
+
+def test_run_json_has_the_fields_of_the_schema(tmp_path):
+    config = {"output_dir": "x", "hub_token": "secret", "push_to_hub_token": None, "epsilon": 0.2, "f": inf}
+    recorder = fakes.make_recorder(tmp_path, config_dict=config, seeds={"seed": 3})
+    recorder.close()
+    text = (tmp_path / "run.json").read_text()
+    run = json.loads(text)
+    (attempt,) = run["attempts"]
+    assert set(run) == set(RUN_FIELDS)
+    assert set(attempt) == set(ATTEMPT_FIELDS)
+    assert run["schema_version"] == 1
+    assert attempt["attempt"] == 1
+    assert attempt["start_step"] == 0
+    assert attempt["plan"] == ["8 completions"]
+    assert attempt["seeds"] == {"seed": 3}
+    assert attempt["device"]["type"] == "cpu"
+    assert attempt["device"]["count"] == 1
+    assert {"python", "gruppo", "torch", "transformers"} <= set(attempt["versions"])
+    assert attempt["started"] <= attempt["ended"]
+    assert "secret" not in text
+    assert attempt["config"] == {**config, "hub_token": "<HUB_TOKEN>", "f": None}
+
+
+def test_metrics_lines_are_flat_and_strict_json(tmp_path):
+    recorder = fakes.make_recorder(tmp_path)
+    recorder.record_step(1, {"reward": 0.5, "kl": nan, "grad_norm": inf, "lr": None, "epoch": 0.1})
+    (line,) = read_lines(tmp_path / "metrics.jsonl")  # readable before close: line by line
+    assert set(line) - {"reward", "kl", "grad_norm", "lr", "epoch"} == set(LINE_FIELDS)
+    assert (line["step"], line["split"], line["attempt"]) == (1, "train", 1)
+    assert (line["reward"], line["kl"], line["grad_norm"], line["lr"], line["epoch"]) == (0.5, None, None, None, 0.1)
+    assert line["nonfinite"] == "grad_norm=inf"
+    recorder.record_step(2, {"reward": 0.6})
+    recorder.close()
+    assert "nonfinite" not in read_metrics(tmp_path)[1]
+
+
+def test_rollout_columns_and_values(tmp_path):
+    recorder = fakes.make_recorder(tmp_path)
+    fakes.record_round(recorder, 12, length=[1, 2.5, None, True], note=["a", {"b": [1]}, None, 3])
+    recorder.close()
+    table = pq.read_table(tmp_path / PART, partitioning=None)
+    per_reward = [f"{kind}/{name}" for name in ("exact", "format") for kind in ("reward", "reward_status")]
+    assert table.column_names == [*ROLLOUT_COLUMNS, *per_reward, "extra/length", "extra/note"]
+    rows = table.to_pylist()
+    assert rows[1] | {"run_id": "-"} == {
+        "run_id": "-",
+        "attempt": 1,
+        "step": 12,
+        "split": "train",
+        "policy_version": 11,
+        "group_id": 7,
+        "prompt_id": 7,
+        "sample": 1,
+        "prompt_format": "text",
+        "prompt": "2+2=",
+        "completion": "55",
+        "columns": '{"answer": "4", "weight": null}',
+        "finish_reason": "length",
+        "n_prompt": 3,
+        "n_completion": 2,
+        "n_trained": 2,
+        "reward": 0.0,
+        "advantage": -0.5,
+        "group_mean": 0.75,
+        "group_std": 1.0,
+        "entropy_mean": None,
+        "sampler_logprob_mean": -1.0,
+        "seconds": 0.5,
+        "reward/exact": 0.0,
+        "reward_status/exact": "ok",
+        "reward/format": None,
+        "reward_status/format": "none",
+        "extra/length": 2.5,
+        "extra/note": '{"b": [1]}',
+    }
+    assert rows[2]["prompt_format"] == "messages"
+    assert json.loads(rows[2]["prompt"]) == [{"role": "user", "content": "héllo"}]
+    assert rows[2]["sampler_logprob_mean"] is None
+    assert rows[3]["reward"] is None
+    assert rows[3]["group_std"] is None
+    assert rows[3]["reward_status/format"] == "timeout"
+    assert [row["extra/length"] for row in rows] == [1.0, 2.5, None, 1.0]
+    assert [row["extra/note"] for row in rows] == ["a", '{"b": [1]}', None, "3"]
+    assert rows[0]["run_id"] == json.loads((tmp_path / "run.json").read_text())["run_id"]
+
+
+def test_rows_of_this_rank_are_picked_from_global_tables(tmp_path):
+    recorder = fakes.make_recorder(tmp_path)
+    entropy_N = torch.tensor([0.5, 0.25])
+    recorder.record_rollouts(
+        3,
+        "train",
+        fakes.two_groups()[1:],
+        fakes.rewards(mark=["a", "b", "c", "d"]),
+        fakes.advantages(),
+        policy_version=2,
+        rows=range(2, 4),
+        group_ids=[41],
+        entropy_mean_N=entropy_N,
+    )
+    recorder.close()
+    rows = read_rollouts(tmp_path).to_pylist()
+    assert [row["reward"] for row in rows] == [1.25, None]
+    assert [row["reward_status/exact"] for row in rows] == ["ok", "error"]
+    assert [row["extra/mark"] for row in rows] == ["c", "d"]
+    assert [row["group_id"] for row in rows] == [41, 41]
+    assert [row["entropy_mean"] for row in rows] == [0.5, 0.25]
+
+
+def test_a_wrong_number_of_rows_is_our_bug_and_is_not_hidden(tmp_path):
+    recorder = fakes.make_recorder(tmp_path)
+    with pytest.raises(AssertionError, match="2 rows of rewards for 4 completions"):
+        recorder.record_rollouts(1, "train", fakes.two_groups(), fakes.rewards(), None, policy_version=0, rows=range(2))
+    recorder.close()
+
+
+def test_parts_are_read_by_pandas_and_datasets(tmp_path):
+    recorder = fakes.make_recorder(tmp_path / "run")
+    fakes.record_round(recorder, 1, score=[None] * 4)
+    fakes.record_round(recorder, 2, score=[1, 2, 3, 4])
+    fakes.record_round(recorder, 2, "eval")
+    recorder.close()
+    folder = tmp_path / "run" / "rollouts"
+    frame = pd.read_parquet(folder, partitioning=None)
+    assert frame.groupby("step")["reward/exact"].mean().round(4).to_dict() == {1: 0.4167, 2: 0.4167}
+    rows = datasets.load_dataset(
+        "parquet",
+        data_files=str(folder / "step=*" / "part-*.parquet"),
+        split="train",
+        cache_dir=str(tmp_path / "cache"),
+    )
+    assert rows["step"][:] == [1] * 4 + [2] * 8
+    assert rows["reward/exact"][:3] == [1.0, 0.0, 0.25]
+    assert datasets.Dataset(read_rollouts(tmp_path / "run"))["sample"][:4] == [0, 1, 0, 1]
+
+
+def test_an_extra_that_turns_into_text_loses_nothing(tmp_path):
+    recorder = fakes.make_recorder(tmp_path)
+    fakes.record_round(recorder, 1)
+    fakes.record_round(recorder, 2, score=[1, 2, 3, 4])
+    fakes.record_round(recorder, 3, score=["many", 2, 3, 4])
+    fakes.record_round(recorder, 4, score=[5, 6, 7, 8])
+    recorder.close()
+    table = read_rollouts(tmp_path, columns=["step", "sample", "group_id"])
+    assert table.column("step").to_pylist() == [1] * 4 + [2] * 4 + [3] * 4 + [4] * 4
+    scores = {step: read_rollouts(tmp_path, step=step, columns=["extra/score"]) for step in (2, 3, 4)}
+    assert [t.column(0).to_pylist()[0] for t in scores.values()] == [1.0, "many", "5"]
+
+
+def test_resuming_moves_what_it_makes_anew(tmp_path):
+    first = fakes.make_recorder(tmp_path, completions=fakes_completions())
+    for step in (1, 2, 3):
+        fakes.record_round(first, step)
+        first.record_step(step, {"reward": step / 10})
+        first.log_completions(step)
+    first.record_step(2, {"eval_reward": 0.2}, split="eval")
+    first.close("killed")
+    second = fakes.make_recorder(tmp_path, start_step=1)
+    fakes.record_round(second, 2)
+    second.record_step(2, {"reward": 0.9})
+    second.close()
+    assert second.attempt.number == 2
+    assert second.attempt.run_id == first.attempt.run_id
+    assert [path for path in written(tmp_path) if path.endswith(".parquet")] == [
+        "completions/completions_00001.parquet",
+        "rollouts/step=000001/part-r0-a1.parquet",
+        "rollouts/step=000002/part-r0-a2.parquet",
+        "superseded/a2/completions/completions_00002.parquet",
+        "superseded/a2/completions/completions_00003.parquet",
+        "superseded/a2/rollouts/step=000002/part-r0-a1.parquet",
+        "superseded/a2/rollouts/step=000003/part-r0-a1.parquet",
+    ]
+    # Step 3 of the first attempt is gone too, though nobody wrote it again; so is the evaluation at step 2.
+    assert [(line["step"], line["reward"]) for line in read_metrics(tmp_path)] == [(1, 0.1), (2, 0.9)]
+    assert read_metrics(tmp_path, split="eval") == []
+    kinds = [(event["kind"], event["attempt"]) for event in read_events(tmp_path)]
+    assert kinds == [("attempt_start", 1), ("attempt_stop", 1), ("attempt_start", 2), ("attempt_stop", 2)]
+    assert read_events(tmp_path)[1]["outcome"] == "killed"
+
+
+def fakes_completions():
+    from gruppo.monitor.completions_table import CompletionsTable
+
+    return CompletionsTable(num_to_print=0)
+
+
+@pytest.mark.parametrize(("start_step", "kept"), [(0, []), (None, [0, 1])])
+def test_a_fresh_start_supersedes_all_and_a_mere_evaluation_nothing(tmp_path, start_step, kept):
+    first = fakes.make_recorder(tmp_path)
+    fakes.record_round(first, 0, "eval")
+    fakes.record_round(first, 1)
+    first.close()
+    fakes.make_recorder(tmp_path, start_step=start_step).close()
+    steps = sorted(set(read_rollouts(tmp_path).to_pydict().get("step", [])))
+    assert steps == kept
+
+
+def test_a_failing_write_is_counted_reported_once_and_harmless(tmp_path, monkeypatch, caplog):
+    def full(*args, **kwargs):
+        raise OSError("no space left on device")
+
+    recorder = fakes.make_recorder(tmp_path)
+    monkeypatch.setattr(files.pq, "write_table", full)
+    with caplog.at_level(logging.WARNING, logger="gruppo.monitor.recorder"):
+        fakes.record_round(recorder, 1)
+        fakes.record_round(recorder, 2)
+        recorder.close()
+    assert recorder.num_failed_writes == 2
+    assert [record.getMessage() for record in caplog.records] == [
+        "writing part-r0-a1.parquet failed, training goes on: OSError: no space left on device"
+    ]
+    faults = [event for event in read_events(tmp_path) if event["kind"] == "write_failure"]
+    assert [fault["error"] for fault in faults] == ["OSError: no space left on device"]
+    assert [path for path in written(tmp_path) if path.endswith("parquet")] == []
+
+
+def test_nothing_can_be_written_at_all(tmp_path, caplog):
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    recorder = fakes.make_recorder(blocked)
+    recorder.record_step(1, {"reward": 1.0})
+    fakes.record_round(recorder, 1)
+    recorder.close()
+    assert recorder.num_failed_writes >= 4
+    assert len(caplog.records) == 1
+    assert blocked.read_text() == "not a folder"
+
+
+def test_values_that_no_format_knows_are_written_as_text(tmp_path):
+    recorder = fakes.make_recorder(tmp_path)
+    recorder.record_event(
+        "checkpoint", step=1, path=tmp_path, numbers=torch.tensor([1.0, nan]), raw=b"abc", bad="\ud800"
+    )
+    recorder.close()
+    event = read_events(tmp_path)[1]
+    assert event["path"] == str(tmp_path)
+    assert event["numbers"] == [1.0, None]
+    assert event["raw"] == "<3 bytes>"
+    assert event["bad"] == "\ud800"
+    assert recorder.num_failed_writes == 0
