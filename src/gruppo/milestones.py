@@ -6,6 +6,7 @@ transformers' order: log, evaluate, best model, save. The training itself is in 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -99,6 +100,8 @@ class Milestones:
             reader = CheckpointReader(Path(state.best_model_checkpoint), self.parts.world)
             reader.model(self.parts.policy.model, self.parts.policy.adapter)
         self.callbacks.on_log(metrics)
+        if self._recorder is not None:
+            self._recorder.record_event("train_end", step=state.global_step, **metrics)
         self.callbacks.on_train_end()
         if self.config.push_to_hub:
             self.save_model(self._run_dir)
@@ -143,6 +146,14 @@ class Milestones:
         self, split: str, groups: Sequence[Group], rewards: RewardTable, advantages: AdvantageTable, rows: slice
     ) -> None:
         if self._recorder is not None:
+            faults = Counter(
+                (name, status)
+                for row in rewards.statuses_NF
+                for name, status in zip(rewards.names, row, strict=True)
+                if status not in ("ok", "none")
+            )
+            for (name, status), count in faults.items():
+                self._recorder.record_event("reward_fault", split=split, reward=name, status=status, num_rows=count)
             self._recorder.record_rollouts(
                 self.callbacks.state.global_step + (split == "train"),
                 split,

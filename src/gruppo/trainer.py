@@ -203,20 +203,23 @@ class GRPOTrainer:
         """
         milestones = self._milestones
         batch = milestones.begin(resume_from_checkpoint or self.args.resume_from_checkpoint)
-        start, first_step = time.time(), self.state.global_step
         outcome = "interrupted"
         try:
+            start, first_step = time.time(), self.state.global_step
             self._run_epochs(batch)
+            metrics = self._run_metrics(start, self.state.global_step - first_step)
+            milestones.finish(metrics | milestones.window.leftovers())
             outcome = "finished"
         finally:
             milestones.end(outcome)
-        num_steps = self.state.global_step - first_step
-        train_loss = milestones.window.total_loss / max(self.state.global_step, 1)
-        metrics = speed_metrics("train", start, num_steps * self.plan.rows_per_step, num_steps)
-        metrics |= {"total_flos": self.state.total_flos, "train_loss": train_loss}
-        milestones.finish(metrics | milestones.window.leftovers())
-        self.scorer.close()
-        return TrainOutput(self.state.global_step, train_loss, metrics)
+            self.scorer.close()
+        return TrainOutput(self.state.global_step, metrics["train_loss"], metrics)
+
+    def _run_metrics(self, start: float, num_steps: int) -> dict[str, float]:
+        """transformers' last line of a run."""
+        train_loss = self._milestones.window.total_loss / max(self.state.global_step, 1)
+        metrics: dict[str, float] = speed_metrics("train", start, num_steps * self.plan.rows_per_step, num_steps)
+        return metrics | {"total_flos": self.state.total_flos, "train_loss": train_loss}
 
     def _run_epochs(self, batch: TrainBatch | None) -> None:
         milestones, progress = self._milestones, self._milestones.progress

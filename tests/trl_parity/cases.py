@@ -50,9 +50,13 @@ class Case:
     is_corrected: bool = False
     """Sampler/trainer importance correction: TRL does it for vLLM alone, gruppo for any engine."""
     is_conversational: bool = False
-    is_lora: bool = False
     is_in_memory: bool = False
     """The model is handed over as an object, not as a path."""
+    lora: str = ""
+    """given: a PeftModel with an adapter that is not zero. fresh: `peft_config`, the adapter is made by the trainer."""
+    is_streamed: bool = False
+    ours: dict[str, Any] = field(default_factory=dict)
+    """Settings that only gruppo has, and that must not change the objective."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -192,6 +196,7 @@ BY_HAND: list[Case] = [
     Case("adamw", {"optim": "adamw_torch", "learning_rate": 0.0002, "max_steps": 5}),
     Case("adamw-betas", ADAMW | {"adam_beta1": 0.5, "adam_beta2": 0.9, "lr_scheduler_type": "linear"}),
     Case("linear-warmup", {"lr_scheduler_type": "linear", "warmup_steps": 2, "max_steps": 5, "max_grad_norm": 0.5}),
+    Case("cosine-with-floor", {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 0.05}}),
     Case("cosine-no-clip", {"lr_scheduler_type": "cosine", "max_grad_norm": 0.0, "learning_rate": 0.05}),
     Case("logged-every-second", {"logging_steps": 2, "max_steps": 5, "lr_scheduler_type": "linear"} | OFF_POLICY),
     Case("logged-first", {"logging_first_step": True, "logging_steps": 3, "max_steps": 5}),
@@ -223,7 +228,28 @@ BY_HAND: list[Case] = [
     Case("granite-scaled", OFF_POLICY | {"learning_rate": 0.05}, model="granite_scaled"),
     Case("two-eos", {"mask_truncated_completions": True, "beta": 0.05}, model="two_eos"),
     Case("in-memory", {"beta": 0.05}, is_in_memory=True),
-    Case("lora", OFF_POLICY | {"beta": 0.1}, is_lora=True),
+    Case("mixture-of-experts", {"gradient_accumulation_steps": 2, "router_aux_loss_coef": 0.1}, model="mixtral"),
+    Case("lora", OFF_POLICY | {"beta": 0.1}, lora="given"),
+    Case("lora-fresh", OFF_POLICY | {"beta": 0.1, "learning_rate": 0.5}, lora="fresh"),
+    Case("streamed", {"max_steps": 3, "gradient_accumulation_steps": 2}, is_streamed=True),
+    Case("streamed-not-shuffled", {"shuffle_dataset": False, "num_iterations": 2}, is_streamed=True),
+    # what must change nothing
+    Case("checkpointed-activations", OFF_POLICY | {"gradient_checkpointing": True, "beta": 0.05}),
+    Case("fp32-head", OFF_POLICY | {"cast_lm_head_to_fp32": True, "beta": 0.05}),
+    *[
+        Case(
+            f"{loss}-in-small-forwards",
+            {"loss_type": loss, "beta": 0.05, "gradient_accumulation_steps": 2, "steps_per_generation": 4},
+            has_env_mask=True,
+            ours={"max_tokens_per_forward": 30},
+        )
+        for loss in LOSS_TYPES
+    ],
+    Case(
+        "entropy-in-small-forwards",
+        {"top_entropy_quantile": 0.4, "entropy_coef": 0.03, "gradient_accumulation_steps": 2, "loss_type": "bnpo"},
+        ours={"max_tokens_per_forward": 30},
+    ),
     Case("conversational", {"gradient_accumulation_steps": 2}, is_conversational=True, rewards=("short", "by_row")),
 ]
 

@@ -19,6 +19,7 @@ from typing import Any
 os.environ.update({"TRL_EXPERIMENTAL_SILENCE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"})
 
 import datasets
+import peft
 import torch
 import transformers
 from accelerate.state import AcceleratorState, GradientState
@@ -62,7 +63,7 @@ def run_gruppo(case: Case, models: Path, output_dir: Path) -> RunResult:
     import gruppo
 
     _forget_accelerator()
-    settings = case.settings | {f"{CORRECTION}_correction": case.is_corrected, "allow_unusual": UNUSUAL}
+    settings = case.settings | {f"{CORRECTION}_correction": case.is_corrected, "allow_unusual": UNUSUAL} | case.ours
     trainer = gruppo.GRPOTrainer(**_inputs(case, models, gruppo.GRPOConfig(output_dir=str(output_dir), **settings)))
     start = _parameters(trainer.model)
     trainer.train()
@@ -89,26 +90,32 @@ def _inputs(case: Case, models: Path, args: Any) -> dict[str, Any]:
         "eval_dataset": _dataset(case, case.num_eval_prompts, 40) if case.num_eval_prompts else None,
         "processing_class": tokenizer,
         "rollout_func": rollout,
+        "peft_config": _lora(has_effect=False) if case.lora == "fresh" else None,
     }
 
 
-def _dataset(case: Case, num_prompts: int, start: int) -> datasets.Dataset:
+def _dataset(case: Case, num_prompts: int, start: int) -> datasets.Dataset | datasets.IterableDataset:
     rows = world.prompts(num_prompts, is_conversational=case.is_conversational, start=start)
-    return datasets.Dataset.from_dict({"prompt": rows, "level": [i % 4 for i in range(num_prompts)]})
+    dataset = datasets.Dataset.from_dict({"prompt": rows, "level": [i % 4 for i in range(num_prompts)]})
+    return dataset.to_iterable_dataset() if case.is_streamed else dataset
 
 
 def _model(case: Case, path: Path) -> Any:
-    if not (case.is_lora or case.is_in_memory):
+    if case.lora != "given" and not case.is_in_memory:
         return str(path)
     model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-    if not case.is_lora:
+    if case.lora != "given":
         return model
-    import peft
-
     torch.manual_seed(1)
-    config = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
     with _quiet():
-        return peft.get_peft_model(model, config)
+        return peft.get_peft_model(model, _lora(has_effect=True))
+
+
+def _lora(*, has_effect: bool) -> peft.LoraConfig:
+    """A new adapter changes nothing until it is trained; `has_effect` draws it at random instead."""
+    return peft.LoraConfig(
+        r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=not has_effect, task_type="CAUSAL_LM"
+    )
 
 
 def _parameters(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -19,6 +19,8 @@ pytestmark = [
     pytest.mark.parity,
     # Both trainers advise against sequence-level ratios for some losses; what they compute then is compared anyway.
     pytest.mark.filterwarnings("ignore:.*importance_sampling_level:UserWarning"),
+    # peft asks transformers by an old name.
+    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
 ]
 
 

@@ -59,6 +59,7 @@ MODELS: dict[str, Callable[[], Any]] = {
         **_SIZES, head_dim=8, final_logit_softcapping=3.0, attn_logit_softcapping=5.0, sliding_window=64
     ),
     "granite_scaled": lambda: transformers.GraniteConfig(**_SIZES, logits_scaling=0.5),
+    "mixtral": lambda: transformers.MixtralConfig(**_SIZES, num_local_experts=4, num_experts_per_tok=2),
     "two_eos": lambda: transformers.Qwen2Config(**(_SIZES | {"eos_token_id": [EOS_ID, SECOND_EOS_ID]})),
 }
 

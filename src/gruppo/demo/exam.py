@@ -35,7 +35,7 @@ class Exam:
 def hold_exam(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: list[Question], *, seed: int
 ) -> Exam:
-    """Both sets of answers. The same seed gives the same sampled answers; torch's global generator is left as it was."""
+    """Both sets of answers. The same seed gives the same samples; torch's global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         sampled = answer(model, tokenizer, questions, is_greedy=False)

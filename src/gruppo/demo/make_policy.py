@@ -69,9 +69,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
     return Qwen3ForCausalLM(config)
 
 
-def encode(
-    tokenizer: PreTrainedTokenizerFast, questions: list[Question], answers: list[str]
-) -> tuple[Tensor, Tensor]:
+def encode(tokenizer: PreTrainedTokenizerFast, questions: list[Question], answers: list[str]) -> tuple[Tensor, Tensor]:
     """(token ids, targets), both (N, T), right-padded; targets are IGNORED outside the answer and its EOS."""
     rows: list[list[int]] = []
     targets: list[list[int]] = []

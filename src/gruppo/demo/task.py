@@ -43,7 +43,9 @@ def split_questions() -> tuple[list[Question], list[Question]]:
     rng.shuffle(families)
     num_held_out = round(HELD_OUT_SHARE * len(families))
     sides = families[num_held_out:], families[:num_held_out]
-    training, held_out = ([Question(a, *pair) for a, b, c in side for pair in sorted({(b, c), (c, b)})] for side in sides)
+    training, held_out = (
+        [Question(a, *pair) for a, b, c in side for pair in sorted({(b, c), (c, b)})] for side in sides
+    )
     rng.shuffle(training)
     rng.shuffle(held_out)
     return training, held_out
