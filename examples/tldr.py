@@ -17,7 +17,7 @@ from pathlib import Path
 
 from gruppo import GRPOConfig, GRPOTrainer
 from gruppo.data.load import load_prompts
-from gruppo.demo import policy_path
+from gruppo.demo.run import POLICY
 
 SAMPLE = Path(__file__).parent / "data" / "tldr_sample.jsonl"
 
@@ -29,14 +29,14 @@ def reward_len(completions, **kwargs):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="GRPO on TL;DR posts with a reward for length.")
-    parser.add_argument("--model", default=str(policy_path()), help="hub id or folder (default: the built-in toy)")
+    parser.add_argument("--model", default=str(POLICY), help="hub id or folder (default: the built-in toy)")
     parser.add_argument("--dataset", default=str(SAMPLE), help="hub id or file with a `prompt` column")
     parser.add_argument("--output-dir", default="runs/tldr")
     parser.add_argument("--max-steps", type=int, default=-1, help="optimizer steps (default: one epoch)")
     parser.add_argument("--learning-rate", type=float, help="default: 1e-6, and 1e-4 for the toy")
     options = parser.parse_args()
 
-    is_toy = options.model == str(policy_path())
+    is_toy = options.model == str(POLICY)
     args = GRPOConfig(
         output_dir=options.output_dir,
         num_generations=8,

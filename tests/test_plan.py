@@ -204,7 +204,7 @@ def test_describe_says_it_in_words() -> None:
     assert plan.describe() == [
         "update      8 completions × 1 process × 4 accumulation = 32 completions = 4 prompts × 8",
         "generation  2 prompts × 8 = 16 completions at a time, used 3 times, for 1.5 updates",
-        "run         114 steps, 75 generation rounds from 50 prompts (3 epochs of 38)",
+        "run         114 steps, 75 generation rounds from 50 prompts (3 epochs of 38 steps)",
         "off-policy  completions outlive the policy that made them: their old log-probs are kept for the ratio",
     ]
 

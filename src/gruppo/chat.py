@@ -17,7 +17,7 @@ from gruppo.types import Message
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_OURS: Final = frozenset({"conversation", "add_generation_prompt", "tokenize", "return_dict"})
+_OURS: Final = frozenset({"conversation", "add_generation_prompt", "tokenize", "return_dict", "tokenizer_kwargs"})
 """Arguments of `apply_chat_template` that define what a prompt is; a config cannot set them."""
 
 
@@ -26,10 +26,12 @@ def tokenize_prompts(
     tokenizer: PreTrainedTokenizerBase,
     *,
     chat_template_kwargs: Mapping[str, Any] | None = None,
+    warn_if_long: bool = True,
 ) -> list[list[int]]:
     """Token ids of each prompt, as TRL's GRPOTrainer makes them. All prompts are of one kind.
 
     `chat_template_kwargs` (TRL's field) goes to the chat template, for example {"enable_thinking": False}.
+    `warn_if_long`: let transformers warn of prompts longer than the model takes; off where they are cut afterwards.
 
     Raises ModelError for messages without a chat template, DataError for messages that the template refuses,
     ConfigError for a `chat_template_kwargs` entry that cannot be set.
@@ -37,58 +39,25 @@ def tokenize_prompts(
     if not contents:
         return []
     if isinstance(contents[0], str):
-        return [list(ids) for ids in tokenizer(text=list(contents))["input_ids"]]
+        return [list(ids) for ids in tokenizer(text=list(contents), verbose=warn_if_long)["input_ids"]]
     settings = dict(chat_template_kwargs or {})
     _check_template(tokenizer, settings)
     conversations = [[_without_empty_keys(message) for message in content] for content in contents]  # type: ignore[arg-type]
     with boundary(DataError, "rendering a prompt with the tokenizer's chat template"):
         encoded = tokenizer.apply_chat_template(
-            conversation=conversations, add_generation_prompt=True, tokenize=True, return_dict=True, **settings
+            conversation=conversations,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            tokenizer_kwargs={"verbose": warn_if_long},
+            **settings,
         )
     return [list(ids) for ids in encoded["input_ids"]]
-
-
-def prompt_token_ids(
-    content: str | list[Message],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    chat_template_kwargs: Mapping[str, Any] | None = None,
-) -> list[int]:
-    """`tokenize_prompts` for one prompt."""
-    return tokenize_prompts([content], tokenizer, chat_template_kwargs=chat_template_kwargs)[0]
-
-
-def prompt_text(
-    content: str | list[Message],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    chat_template_kwargs: Mapping[str, Any] | None = None,
-) -> str:
-    """The prompt for human eyes: text as it is; messages as the policy reads them, without special tokens."""
-    if isinstance(content, str):
-        return content
-    ids = prompt_token_ids(content, tokenizer, chat_template_kwargs=chat_template_kwargs)
-    return decode_completions(tokenizer, [ids])[0]
 
 
 def decode_completions(tokenizer: PreTrainedTokenizerBase, completion_ids: Sequence[Sequence[int]]) -> list[str]:
     """Text of each completion, special tokens skipped: what reward functions read."""
     return list(tokenizer.batch_decode([list(ids) for ids in completion_ids], skip_special_tokens=True))
-
-
-def as_messages(text: str) -> list[Message]:
-    """A completion in the form that reward functions receive for conversational prompts."""
-    return [{"role": "assistant", "content": text}]
-
-
-def round_trips(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> bool:
-    """Whether decoding and encoding again gives the same tokens.
-
-    Sampled tokens often do not: a policy may spell a word in pieces that the tokenizer would have merged. This is why
-    gruppo trains on the sampled ids and never on re-encoded text.
-    """
-    text = tokenizer.decode(list(token_ids), skip_special_tokens=False)
-    return list(tokenizer(text=text, add_special_tokens=False)["input_ids"]) == list(token_ids)
 
 
 def _check_template(tokenizer: PreTrainedTokenizerBase, settings: Mapping[str, Any]) -> None:

@@ -146,7 +146,9 @@ class CheckpointReader:
     def model(self, model: Any, adapter: str | None) -> None:
         """Load the weights into `model`, which has the same shape; with `adapter`, that adapter alone."""
         if adapter is not None:
-            model.load_adapter(str(self.folder), adapter, is_trainable=True)
+            # PEFT saves an adapter of another name than "default" into a folder of that name.
+            named = self.folder / adapter
+            model.load_adapter(str(named if named.is_dir() else self.folder), adapter, is_trainable=True)
             return
         # from_pretrained knows every renaming and tying between a state dict and its files; a plain load does not.
         with boundary(CheckpointError, f"loading the model of {self.folder}"):

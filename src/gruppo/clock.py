@@ -29,6 +29,7 @@ class Clock:
     def restart(self) -> None:
         """Begin a step now: time spent since the last one (evaluation, saving) belongs to none."""
         self._last = time.perf_counter()
+        self._seconds = {}
 
     def take(self, num_new_tokens: float) -> dict[str, Metric]:
         """step_time (TRL's name), time/<phase> in seconds, and the step's completion tokens per second."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gruppo.policy.logprobs import Forward, token_logprobs
+from gruppo.policy.logprobs import Forward, LogprobFunction
 from gruppo.types import TrainBatch
 
 if TYPE_CHECKING:
@@ -22,19 +22,20 @@ if TYPE_CHECKING:
 
 
 class Forwards:
-    """`live`, `frozen` and `reference`, for this rank's rows."""
+    """`live`, `frozen` and `reference`, for this rank's rows. `logprobs` does them, the reference its own."""
 
     def __init__(
         self,
         policy: torch.nn.Module,
         reference: Reference | None,
         *,
+        logprobs: LogprobFunction,
         temperature: float,
         pad_token_id: int,
         has_aux_loss: bool,
         autocast: Callable[[], AbstractContextManager[Any]],
     ) -> None:
-        self._policy, self._reference = policy, reference
+        self._policy, self._reference, self._logprobs = policy, reference, logprobs
         self._temperature, self._pad_token_id = temperature, pad_token_id
         self._has_aux_loss, self._autocast = has_aux_loss, autocast
 
@@ -42,7 +43,7 @@ class Forwards:
         """With gradient, in training mode."""
         self._policy.train()
         with self._autocast():
-            return token_logprobs(
+            return self._logprobs(
                 self._policy,
                 batch,
                 temperature=self._temperature,
@@ -58,7 +59,7 @@ class Forwards:
         was_training = self._policy.training
         self._policy.eval()
         with self._autocast():
-            forward = token_logprobs(
+            forward = self._logprobs(
                 self._policy,
                 batch,
                 temperature=self._temperature,

@@ -7,12 +7,13 @@ before the first forward. Not here: when to log, evaluate or save (`trainer`), a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from gruppo.algorithm.entropy import EntropyControl, applied_coef, next_entropy_control
 from gruppo.algorithm.losses import LossInputs, LossSettings, loss_metrics, policy_loss, row_weights
@@ -21,6 +22,7 @@ from gruppo.algorithm.ratios import CorrectionMode, sampler_correction
 from gruppo.algorithm.reduce import RowCounts, entropy_weights
 from gruppo.algorithm.row_stats import RowStats
 from gruppo.distributed.shard import sum_gradients
+from gruppo.errors import ConfigError
 from gruppo.metrics import Mean, Stats
 from gruppo.types import TrainBatch
 
@@ -63,7 +65,7 @@ class Learner:
         *,
         parameters: list[torch.nn.Parameter],
         optimizer: torch.optim.Optimizer,
-        scheduler: torch.optim.lr_scheduler.LRScheduler,
+        scheduler: LRScheduler,
         loss_settings: LossSettings,
         settings: LearnerSettings,
         entropy_control: EntropyControl,
@@ -77,6 +79,7 @@ class Learner:
         self.loss_settings, self.settings, self._plan = loss_settings, settings, plan
         self._accelerator, self._world = accelerator, world
         self._active_entropy = [0.0, 0.0]
+        self._aux_losses: list[Tensor] = []
 
     # -- once per generation round
 
@@ -197,12 +200,16 @@ class Learner:
 
     def _backward(self, part: TrainBatch, forward: Forward, counts: RowCounts, bonus_weights_N: Tensor) -> RowStats:
         output = policy_loss(self._loss_inputs(part, forward, counts, bonus_weights_N), self.loss_settings)
-        loss = output.loss
+        loss, rows = output.loss, output.rows
         if forward.aux_loss is not None:
-            share = len(part) / (counts.num_rows_per_slice * counts.window * counts.world_size)
-            loss = loss + self.settings.aux_loss_coef * share * forward.aux_loss
+            # Every row brings the same part of its forward's load-balancing loss, so that slices weigh the same.
+            row_share = 1.0 / (counts.num_rows_per_slice * counts.window * counts.world_size)
+            aux_loss = self.settings.aux_loss_coef * row_share * forward.aux_loss
+            loss = loss + len(part) * aux_loss
+            rows = replace(rows, loss=rows.loss + aux_loss.detach())
+            self._aux_losses.append(forward.aux_loss.detach())
         self._accelerator.backward(loss)
-        return output.rows
+        return rows
 
     def _loss_inputs(
         self, part: TrainBatch, forward: Forward, counts: RowCounts, bonus_weights_N: Tensor
@@ -252,6 +259,9 @@ class Learner:
             has_entropy_bonus=self.settings.has_entropy_bonus,
         )
         stats = Stats({name: Mean.of(values) for name, values in by_slice.items()})
+        if self._aux_losses:
+            stats.add({"aux_loss": Mean.of(self._world.gather_rows(torch.stack(self._aux_losses)).tolist())})
+            self._aux_losses = []
         return stats, everything.loss.sum().item()
 
     # -- once per optimizer step
@@ -265,12 +275,26 @@ class Learner:
     def step(self) -> float:
         """Optimizer and schedule. Returns the learning rate that was used."""
         self.optimizer.step()
-        learning_rate = float(self.scheduler.get_last_lr()[0])
-        if not self._accelerator.optimizer_step_was_skipped:
+        learning_rate = float(self.optimizer.param_groups[0]["lr"])
+        if not self._accelerator.optimizer_step_was_skipped and not isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step()
         self.optimizer.zero_grad()
         self._control_entropy()
         return learning_rate
+
+    def follow(self, metrics: Mapping[str, float], name: str) -> None:
+        """After an evaluation: reduce_lr_on_plateau goes by metric `name`, all other schedules by steps alone.
+
+        Raises ConfigError if the evaluation did not give that metric.
+        """
+        if not isinstance(self.scheduler, ReduceLROnPlateau):
+            return
+        if name not in metrics:
+            raise ConfigError(
+                f"lr_scheduler_type='reduce_lr_on_plateau' follows {name}, which the evaluation did not give. It gave: "
+                f"{', '.join(sorted(metrics))}. Set metric_for_best_model to one of these."
+            )
+        self.scheduler.step(metrics[name])
 
     def _control_entropy(self) -> None:
         settings = self.settings

@@ -289,7 +289,8 @@ class BatchPlan:
         if self.num_prompts is None:
             return steps + " from a stream of prompts"
         epochs = self.total_steps / self.steps_per_epoch
-        text = f"{steps} from {count(self.num_prompts, 'prompt')} ({epochs:.3g} epochs of {self.steps_per_epoch})"
+        length = f"{epochs:.3g} epochs of {count(self.steps_per_epoch, 'step')}"
+        text = f"{steps} from {count(self.num_prompts, 'prompt')} ({length})"
         return text + (f"; {self.prompts_left_out} left out in each epoch" if self.prompts_left_out else "")
 
     def _check_data(self) -> None:

@@ -190,7 +190,7 @@ def translate(
             case Needless(reason=reason, silent_values=silent):
                 problem = ""
                 if not _is_one_of(value, silent):
-                    warnings.warn(f"{name}={value!r} changes nothing: {reason}.", UserWarning, stacklevel=4)
+                    warnings.warn(f"{name}={value!r} changes nothing: {reason}.", UserWarning, stacklevel=3)
             case Refused(reason=reason, instead=instead, silent_values=silent):
                 passes = _is_one_of(value, silent)
                 problem = "" if passes else f"{name}={value!r} is not supported: {reason}. Instead, {instead}."

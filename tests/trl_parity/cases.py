@@ -166,6 +166,7 @@ BY_HAND: list[Case] = [
     Case("reward-kwargs-async", {"logging_steps": 2}, rewards=("by_row", "later")),
     # batch arithmetic
     Case("generation-batch", {"generation_batch_size": 16, "gradient_accumulation_steps": 2, "num_generations": 8}),
+    Case("groups-of-three", {"generation_batch_size": 18, "per_device_train_batch_size": 6, "num_generations": 3}),
     Case("window-spans-rounds", {"gradient_accumulation_steps": 4, "steps_per_generation": 2}),
     Case("window-cuts-rounds", {"gradient_accumulation_steps": 3, "steps_per_generation": 2, "max_steps": 5}),
     Case(
@@ -195,6 +196,9 @@ BY_HAND: list[Case] = [
     # optimiser and schedule
     Case("adamw", {"optim": "adamw_torch", "learning_rate": 0.0002, "max_steps": 5}),
     Case("adamw-betas", ADAMW | {"adam_beta1": 0.5, "adam_beta2": 0.9, "lr_scheduler_type": "linear"}),
+    Case("adafactor", {"optim": "adafactor", "learning_rate": 1e-3, "lr_scheduler_type": "polynomial"}),
+    Case("rmsprop", {"optim": "rmsprop", "learning_rate": 1e-4}),
+    Case("shares-of-all-steps", {"logging_steps": 0.5, "warmup_steps": 0.5, "lr_scheduler_type": "linear"}),
     Case("linear-warmup", {"lr_scheduler_type": "linear", "warmup_steps": 2, "max_steps": 5, "max_grad_norm": 0.5}),
     Case("cosine-with-floor", {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 0.05}}),
     Case("cosine-no-clip", {"lr_scheduler_type": "cosine", "max_grad_norm": 0.0, "learning_rate": 0.05}),
@@ -230,7 +234,7 @@ BY_HAND: list[Case] = [
     Case("in-memory", {"beta": 0.05}, is_in_memory=True),
     Case("mixture-of-experts", {"gradient_accumulation_steps": 2, "router_aux_loss_coef": 0.1}, model="mixtral"),
     Case("lora", OFF_POLICY | {"beta": 0.1}, lora="given"),
-    Case("lora-fresh", OFF_POLICY | {"beta": 0.1, "learning_rate": 0.5}, lora="fresh"),
+    Case("lora-fresh", OFF_POLICY | {"beta": 0.1}, lora="fresh"),
     Case("streamed", {"max_steps": 3, "gradient_accumulation_steps": 2}, is_streamed=True),
     Case("streamed-not-shuffled", {"shuffle_dataset": False, "num_iterations": 2}, is_streamed=True),
     # what must change nothing

@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from pyarrow import parquet
 
 from gruppo.data.order import epoch_permutation
 from trl_parity.cases import CASES, LOSS_TYPES, Case
@@ -53,6 +54,17 @@ def test_a_small_difference_is_noticed(models: Path, tmp_path: Path) -> None:
     assert differing_parameters(one, other)
     assert any("learning_rate" in problem for problem in differing_metrics(one.log_history, other.log_history))
     assert not differing_parameters(one, one)
+
+
+def test_completions_table_is_trls(models: Path, tmp_path: Path) -> None:
+    case = Case("table", {"log_completions": True, "max_steps": 2}, rewards=("by_row", "even"))
+    run_trl(case, models, tmp_path / "trl")
+    run_gruppo(case, models, tmp_path / "gruppo")
+    for step in (1, 2):
+        name = f"completions/completions_{step:05d}.parquet"
+        theirs, ours = (parquet.read_table(tmp_path / side / name).to_pydict() for side in ("trl", "gruppo"))
+        assert ours.pop("advantage") == pytest.approx(theirs.pop("advantage"), rel=1e-5)
+        assert ours == theirs
 
 
 def test_epochs_visit_prompts_in_trls_order() -> None:

@@ -20,5 +20,8 @@ def demo(
     """Train the built-in tiny policy with GRPO on arithmetic, and show what changed."""
     from gruppo.demo.run import main
 
-    main(output_dir=output_dir, seed=seed, **({} if steps is None else {"steps": steps}))
+    if steps is None:
+        main(output_dir=output_dir, seed=seed)
+    else:
+        main(output_dir=output_dir, seed=seed, steps=steps)
     return 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import os
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -51,6 +52,10 @@ def _run(command: str, arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print(f"gruppo {command}: stopped.", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`head`, a pager) has seen enough; nothing may be left to flush into the closed pipe at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
     return code
 
 

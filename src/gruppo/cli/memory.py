@@ -52,12 +52,17 @@ class Memory:
         return self.weights + self.optimizer + max(self.kv_cache, self.gradients + self.activations)
 
     def describe(self) -> str:
-        """One line, in GB."""
+        """One line, in GB; in MB for models of a few weights."""
+        unit, scale = ("GB", 1e9) if self.total >= 1e8 else ("MB", 1e6)
+
+        def amount(size: int) -> str:
+            return f"{size / scale:,.1f}"
+
         parts = {"weights": self.weights, "optimizer": self.optimizer, "gradients": self.gradients}
-        text = " + ".join(f"{name} {_gb(size)}" for name, size in parts.items())
+        text = " + ".join(f"{name} {amount(size)}" for name, size in parts.items())
         return (
-            f"{text} + activations ~{_gb(self.activations)}, or KV cache {_gb(self.kv_cache)} while sampling: "
-            f"~{_gb(self.total)} of {_gb(self.available)} GB"
+            f"{text} + activations ~{amount(self.activations)}, or KV cache {amount(self.kv_cache)} while sampling: "
+            f"~{amount(self.total)} of {amount(self.available)} {unit}"
         )
 
 
@@ -118,7 +123,3 @@ def _available_bytes(config: GRPOConfig) -> int:
     if torch.cuda.is_available() and not config.use_cpu:
         return int(torch.cuda.get_device_properties(0).total_memory)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.2g}" if size < 1e9 else f"{size / 1e9:.1f}"

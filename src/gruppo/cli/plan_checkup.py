@@ -148,11 +148,9 @@ def _estimate(model_config: Any, config: GRPOConfig, plan: BatchPlan, **sizes: A
 
 def say_groups(group_size: int, report: Report) -> None:
     """How many groups would teach nothing, for guessed pass rates: all right and all wrong have no advantage."""
-    shares = [f"{rate:.0%} right: {rate**group_size + (1 - rate) ** group_size:.0%}" for rate in (0.05, 0.1, 0.2, 0.5)]
-    report.line(
-        "groups",
-        f"of {group_size} with nothing to learn from (all right or all wrong), if answers are {', '.join(shares)}",
-    )
+    shares = {rate: rate**group_size + (1 - rate) ** group_size for rate in (0.05, 0.1, 0.2, 0.5)}
+    text = ", ".join(f"{share:.0%} if {rate:.0%} of answers are right" for rate, share in shares.items())
+    report.line("groups", f"all right or all wrong teach nothing: {text}")
 
 
 def try_rewards(rewards: list[RewardSpec], config: GRPOConfig, data: PromptData | None, report: Report) -> None:
@@ -195,7 +193,7 @@ def _say_reward(rewards: LocalRewards, index: int, name: str, gold: str | None, 
         raise RewardError(f"{faults[0]} (tried on fake answers)")
     values = [value for value in rewards.rewards_NF[:, index].tolist() if not math.isnan(value)]
     milliseconds = rewards.seconds[name] * 1000
-    said = f"{min(values):g} to {max(values):g}" if values else "abstains"
+    said = f"{min(values) + 0:g} to {max(values) + 0:g}" if values else "abstains"
     report.line("rewards", f"{name}: {said} on {len(rewards.statuses_NF)} fake answers in {milliseconds:.0f} ms")
     if values and min(values) == max(values):
         report.notes.append(f"Reward {name!r} cannot tell the fake answers apart: all score {values[0]:g}.")
@@ -203,8 +201,8 @@ def _say_reward(rewards: LocalRewards, index: int, name: str, gold: str | None, 
     first = rewards.rewards_NF[:num_answers, index].tolist()
     if gold is not None and first[-1] < first[0]:
         report.notes.append(
-            f"Reward {name!r} scores the dataset's {gold!r} ({first[-1]:g}) below an empty answer ({first[0]:g}). "
-            "Is its sign right?"
+            f"Reward {name!r} scores the dataset's {gold!r} ({first[-1] + 0:g}) below an empty answer "
+            f"({first[0] + 0:g}). Is its sign right?"
         )
 
 

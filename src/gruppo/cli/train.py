@@ -28,4 +28,6 @@ def run(argv: list[str]) -> int:
     trainer.save_model(config.output_dir)
     if config.push_to_hub:
         trainer.push_to_hub()
+    if config.should_save:
+        print(f"The model and the records of this run are in {config.output_dir}")
     return 0

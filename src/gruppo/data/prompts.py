@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, final
 
 from datasets import Dataset, IterableDataset
 
-from gruppo.chat import prompt_token_ids, tokenize_prompts
+from gruppo.chat import tokenize_prompts
 from gruppo.data.checks import check_columns, check_prompt, ends_with_assistant
 from gruppo.errors import DataError
 from gruppo.types import Message, Prompt
@@ -51,13 +51,21 @@ class _Encoder:
 
     def prompt(self, row_id: int, row: Mapping[str, Any], columns: set[str]) -> Prompt:
         """The row with its tokens, all of them. A column that the row lacks is None, as in `Dataset.from_list`."""
-        ids = prompt_token_ids(row["prompt"], self.tokenizer, chat_template_kwargs=self.chat_template_kwargs)
+        (ids,) = self.token_ids([row["prompt"]])
         if not ids:
             raise DataError(
                 f"{self.what} row {row_id}: the prompt is empty and the tokenizer adds no special token, so there is "
                 "nothing to complete. Remove the row: `dataset.filter(lambda row: row['prompt'])`."
             )
         return Prompt(row_id, row["prompt"], ids, {name: row.get(name) for name in sorted(columns)})
+
+    def token_ids(self, contents: Sequence[Content]) -> list[list[int]]:
+        return tokenize_prompts(
+            contents,
+            self.tokenizer,
+            chat_template_kwargs=self.chat_template_kwargs,
+            warn_if_long=self.max_prompt_length is None,
+        )
 
     def is_overlong(self, num_tokens: int) -> bool:
         return self.max_prompt_length is not None and num_tokens > self.max_prompt_length
@@ -155,8 +163,7 @@ class PromptDataset:
         encoder = self._encoder
         if encoder.max_prompt_length is None:
             return [False] * len(contents)
-        encoded = tokenize_prompts(contents, encoder.tokenizer, chat_template_kwargs=encoder.chat_template_kwargs)
-        return [encoder.is_overlong(len(ids)) for ids in encoded]
+        return [encoder.is_overlong(len(ids)) for ids in encoder.token_ids(contents)]
 
 
 @final

@@ -82,7 +82,14 @@ def encode(tokenizer: PreTrainedTokenizerFast, questions: list[Question], answer
     return _padded(rows, tokenizer.pad_token_id), _padded(targets, IGNORED)
 
 
-def train(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, *, seed: int, num_steps: int) -> None:
+def train(
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    seed: int,
+    num_steps: int,
+    batch_size: int = BATCH_SIZE,
+) -> None:
     """Teacher forcing on fresh demonstrations of the training questions. Prints one line per 100 steps."""
     rng = random.Random(seed)
     questions, _ = split_questions()
@@ -90,7 +97,7 @@ def train(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, *, seed: 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_factor(step, num_steps))
     model.train()
     for step in range(1, num_steps + 1):
-        batch = rng.choices(questions, k=BATCH_SIZE)
+        batch = rng.choices(questions, k=batch_size)
         ids_NT, targets_NT = encode(tokenizer, batch, [demonstration(question, rng) for question in batch])
         # Right padding needs no attention mask: a causal model never looks at what comes later.
         logits_NTV = model(input_ids=ids_NT[:, :-1]).logits

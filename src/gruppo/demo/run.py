@@ -40,10 +40,11 @@ MAX_THREADS: Final = 4
 VERSIONS_OF: Final = ("gruppo", "torch", "transformers", "datasets")
 
 INTRO: Final = """\
-A tiny language model ({parameters:.1f} M parameters) is asked things like [bold]{example}[/bold] It has two habits: to work
-the sum out, which it can, and to guess, which it does more often. Nobody tells it which is better. GRPO lets it answer
-each question {num_generations} times and rewards the answers whose last number is right; answers that did better than
-their siblings become likelier. Then we see what it does with {num_held_out} questions that it has never met.
+A tiny language model ({parameters:.1f} M parameters) is asked things like [bold]{example}[/bold]
+It has two habits: to work the sum out, which it can, and to guess, which it does more often. Nobody tells it which is
+better. GRPO lets it answer each question {num_generations} times and rewards the answers whose last number is right;
+answers that did better than their siblings become likelier. Then we see what it does with {num_held_out} questions
+that it has never met.
 """
 
 

@@ -76,6 +76,7 @@ def token_logprobs(
     with_entropy: bool,
     entropy_needs_grad: bool = False,
     with_aux_loss: bool = False,
+    pad_to_multiple_of: int | None = None,
 ) -> Forward:
     """Log-prob (and entropy) of every trained completion token, (N, T) with T as in `batch.trained_NT`.
 
@@ -89,6 +90,7 @@ def token_logprobs(
         with_entropy: fill `Forward.entropy_NT`.
         entropy_needs_grad: let the entropy carry a gradient (an entropy bonus).
         with_aux_loss: fill `Forward.aux_loss`; the model must return router logits.
+        pad_to_multiple_of: length of the padded rows; None: as long as the longest. Changes no number.
 
     A batch without rows gives empty tensors that are connected to nothing, and no aux loss: skip its backward pass.
     A batch of rows without trained tokens gives zeros that can be differentiated.
@@ -98,7 +100,7 @@ def token_logprobs(
     if len(batch) == 0:
         empty_NT = torch.zeros(batch.trained_NT.shape, dtype=wide, device=lm.device)
         return Forward(empty_NT, empty_NT if with_entropy else None, None)
-    rows = _rows(batch, pad_token_id, lm)
+    rows = _rows(batch, pad_token_id, lm, pad_to_multiple_of or 1)
     transform = _split(lm)
     if transform is not None:
         output = _decoder(lm)(**rows.inputs, **_router_request(with_aux_loss))
@@ -144,13 +146,14 @@ def logit_transform(config: PretrainedConfig) -> LogitTransform:
     return LogitTransform(scale=float(scale), softcap=text.get("final_logit_softcapping"))
 
 
-def _rows(batch: TrainBatch, pad_token_id: int, lm: Any) -> _Rows:
+def _rows(batch: TrainBatch, pad_token_id: int, lm: Any, multiple: int) -> _Rows:
     """Right-padded ids, mask and positions, and the index of every trained token in them."""
     assert all(batch.prompt_ids), "the first completion token needs a prompt to be predicted from"
     sequences = [prompt + completion for prompt, completion in zip(batch.prompt_ids, batch.completion_ids, strict=True)]
     longest = max(len(ids) for ids in sequences)
-    ids_NT = torch.full((len(sequences), longest), pad_token_id, dtype=torch.long)
-    mask_NT = torch.zeros((len(sequences), longest), dtype=torch.long)
+    width = -(-longest // multiple) * multiple
+    ids_NT = torch.full((len(sequences), width), pad_token_id, dtype=torch.long)
+    mask_NT = torch.zeros((len(sequences), width), dtype=torch.long)
     for i, ids in enumerate(sequences):
         ids_NT[i, : len(ids)] = torch.tensor(ids)
         mask_NT[i, : len(ids)] = 1
@@ -165,7 +168,9 @@ def _rows(batch: TrainBatch, pad_token_id: int, lm: Any) -> _Rows:
         "use_cache": False,
     }
     if _takes_positions(lm):
-        inputs["position_ids"] = torch.arange(longest, device=lm.device).expand(len(sequences), -1)
+        # Padding repeats the last position: a model of learned positions may have none beyond the longest row.
+        positions_T = torch.arange(width, device=lm.device).clamp(max=longest - 1)
+        inputs["position_ids"] = positions_T.expand(len(sequences), -1)
     return _Rows(
         inputs=inputs,
         mask_NT=mask_NT.to(lm.device),

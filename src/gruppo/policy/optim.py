@@ -64,7 +64,8 @@ def build_scheduler(
     """The schedule named by `config.lr_scheduler_type` over `total_steps` optimizer steps.
 
     Args:
-        config: has `lr_scheduler_type`, `lr_scheduler_kwargs` and `warmup_steps`.
+        config: has `lr_scheduler_type`, `lr_scheduler_kwargs`, `warmup_steps`, and `is_greater_better` for the metric
+            that reduce_lr_on_plateau follows.
 
     Raises:
         ConfigError: an unknown name, or `lr_scheduler_kwargs` that it does not take.
@@ -75,8 +76,15 @@ def build_scheduler(
             optimizer=optimizer,
             num_warmup_steps=warmup_steps(config.warmup_steps, total_steps),
             num_training_steps=total_steps,
-            scheduler_specific_kwargs=config.lr_scheduler_kwargs,
+            scheduler_specific_kwargs=_plateau_mode(config) | dict(config.lr_scheduler_kwargs or {}),
         )
+
+
+def _plateau_mode(config: Any) -> dict[str, str]:
+    """torch waits for the metric to fall unless told otherwise; a reward should rise."""
+    if config.lr_scheduler_type != "reduce_lr_on_plateau":
+        return {}
+    return {"mode": "max" if config.is_greater_better else "min"}
 
 
 def warmup_steps(asked: float, total_steps: int) -> int:

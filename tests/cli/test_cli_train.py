@@ -1,0 +1,70 @@
+"""`gruppo train` and `gruppo demo`: what reaches the trainer, and one real run."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gruppo.cli import objects
+from gruppo.cli.main import main
+from gruppo.cli.settings import read_settings
+from gruppo.errors import GruppoError
+
+
+def test_a_run_from_a_file(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "run.toml", "--seed", "3", "--disable-tqdm", "True"]) == 0
+    out = workspace / "out"
+    assert "are in out" in capsys.readouterr().out
+    assert "seed = 3  # flag" in (out / "resolved.toml").read_text().splitlines()
+    assert "max_steps = 2  # run.toml" in (out / "resolved.toml").read_text().splitlines()
+    assert (out / "model.safetensors").is_file()
+    steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert len(steps) >= 2
+
+
+def test_a_mistake_ends_with_code_2_and_leaves_nothing(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "run.toml", "--reward-funcs", "my_rewards:narrow"]) == 2
+    error = capsys.readouterr().err
+    assert "Add `**kwargs` to `narrow`" in error
+    assert "Traceback" not in error
+    assert not (workspace / "out" / "resolved.toml").exists()
+
+
+def test_model_options_join_model_init_kwargs(workspace: Path) -> None:
+    argv = ["run.toml", "--dtype", "bfloat16", "--model_init_kwargs", '{"attn_implementation": "eager"}']
+    config = objects.training_config(read_settings(argv, "train"))
+    assert config.model_init_kwargs == {"dtype": "bfloat16", "attn_implementation": "eager"}
+
+
+def test_evaluation_data_only_if_asked_for(workspace: Path) -> None:
+    assert objects.load_eval_dataset(read_settings(["run.toml"], "train")) is None
+    argv = ["run.toml", "--eval-strategy", "steps", "--eval-dataset", "prompts.jsonl"]
+    assert len(objects.load_eval_dataset(read_settings(argv, "train"))) == 12
+
+
+def test_adapter_options(workspace: Path) -> None:
+    assert objects.adapter(read_settings(["run.toml"], "train").options) is None
+    lora = objects.adapter(read_settings(["run.toml", "--lora-r", "4"], "train").options)
+    assert (lora.r, lora.lora_alpha, lora.target_modules) == (4, 8, "all-linear")
+    argv = ["run.toml", "--use-peft", "True", "--lora_target_modules", "q_proj", "v_proj"]
+    lora = objects.adapter(read_settings(argv, "train").options)
+    assert (lora.r, lora.lora_alpha, lora.target_modules) == (16, 32, {"q_proj", "v_proj"})
+    assert objects.adapter(read_settings(["run.toml", "--lora-r", "4", "--use-peft", "false"], "train").options) is None
+
+
+def test_the_demo_gets_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+    import types
+
+    calls = []
+    fake = types.ModuleType("gruppo.demo.run")
+    fake.main = lambda **options: calls.append(options)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "gruppo.demo.run", fake)
+    assert main(["demo"]) == 0
+    assert main(["demo", "--seed", "7", "--steps", "5", "--output-dir", "x"]) == 0
+    assert calls == [{"output_dir": "runs/demo", "seed": 0}, {"output_dir": "x", "seed": 7, "steps": 5}]
+
+
+def test_settings_errors_are_gruppo_errors() -> None:
+    with pytest.raises(GruppoError):
+        read_settings([], "train")

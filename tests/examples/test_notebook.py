@@ -1,0 +1,56 @@
+"""The notebook runs from top to bottom in the current interpreter, and its run ends with a higher reward."""
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture
+def notebook():
+    nbformat = pytest.importorskip("nbformat")
+    return nbformat.read(EXAMPLES / "tldr.ipynb", as_version=4)
+
+
+@pytest.fixture
+def _this_interpreter_as_kernel(tmp_path, monkeypatch):
+    spec = tmp_path / "jupyter" / "kernels" / "python3"
+    spec.mkdir(parents=True)
+    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    (spec / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}))
+    for name, value in {
+        "JUPYTER_PATH": tmp_path / "jupyter",
+        "IPYTHONDIR": tmp_path / "ipython",
+        "HF_HOME": tmp_path / "hf",
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+    }.items():
+        monkeypatch.setenv(name, str(value))
+
+
+def test_it_is_committed_without_outputs(notebook):
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == []
+            assert cell.execution_count is None
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_this_interpreter_as_kernel")
+@pytest.mark.filterwarnings("default")  # of the tools that run the notebook, not of gruppo
+def test_it_runs(notebook, tmp_path):
+    nbclient = pytest.importorskip("nbclient")
+    folder = tmp_path / "examples"
+    shutil.copytree(EXAMPLES / "data", folder / "data")
+    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(folder)}}).execute()
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    printed = "".join(output.get("text", "") for output in outputs)
+    before, after = map(float, re.search(r"mean reward (\S+) -> (\S+)", printed).groups())
+    assert after > before
+    assert (tmp_path / "runs" / "tldr-notebook" / "metrics.jsonl").is_file()
