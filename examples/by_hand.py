@@ -5,7 +5,7 @@
 """All of GRPO by hand, on the pure functions of `gruppo.algorithm`. Read from top to bottom.
 
 A tiny transformer with random weights learns to count down: asked "7", it shall say "6 5 4 3 2 1 0" and stop.
-It never sees a right answer, only a score for each of its own. One CPU, less than a minute, nothing to download:
+It never sees a right answer, only a score for each of its own. One CPU, about a minute, nothing to download:
 
     python examples/by_hand.py
 

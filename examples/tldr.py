@@ -8,18 +8,17 @@
     python examples/tldr.py --model Qwen/Qwen2.5-0.5B-Instruct --dataset trl-lib/tldr   the real thing
 
 The reward wants completions of 20 characters. It says nothing about good summaries; it shows that the wheels turn.
-Without options, the policy is gruppo's built-in toy (0.8 M parameters, one token per byte; it knows sums and no
-English) and the posts are `data/tldr_sample.jsonl`, which we invented. `accelerate launch` works as with TRL.
+Without options, posts and policy are our own: `data/tldr_sample.jsonl`, invented, and `data/tldr_policy`, which has
+0.4 M parameters and parrots the sample's summaries. `accelerate launch` works as with TRL.
 """
 
 import argparse
 from pathlib import Path
 
-from gruppo import GRPOConfig, GRPOTrainer
-from gruppo.data.load import load_prompts
-from gruppo.demo.run import POLICY
+from gruppo import GRPOConfig, GRPOTrainer, load_prompts
 
-SAMPLE = Path(__file__).parent / "data" / "tldr_sample.jsonl"
+DATA = Path(__file__).parent / "data"
+TOY_POLICY, SAMPLE = DATA / "tldr_policy", DATA / "tldr_sample.jsonl"
 
 
 def reward_len(completions, **kwargs):
@@ -29,22 +28,22 @@ def reward_len(completions, **kwargs):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="GRPO on TL;DR posts with a reward for length.")
-    parser.add_argument("--model", default=str(POLICY), help="hub id or folder (default: the built-in toy)")
+    parser.add_argument("--model", default=str(TOY_POLICY), help="hub id or folder (default: the toy)")
     parser.add_argument("--dataset", default=str(SAMPLE), help="hub id or file with a `prompt` column")
     parser.add_argument("--output-dir", default="runs/tldr")
     parser.add_argument("--max-steps", type=int, default=-1, help="optimizer steps (default: one epoch)")
     parser.add_argument("--learning-rate", type=float, help="default: 1e-6, and 1e-4 for the toy")
     options = parser.parse_args()
 
-    is_toy = options.model == str(POLICY)
+    is_toy = options.model == str(TOY_POLICY)
     args = GRPOConfig(
         output_dir=options.output_dir,
         num_generations=8,
         per_device_train_batch_size=8,
         gradient_accumulation_steps=4,
-        max_prompt_length=192 if is_toy else 1024,  # the last tokens of longer posts
-        max_completion_length=48 if is_toy else 128,
+        max_completion_length=40 if is_toy else 128,
         learning_rate=options.learning_rate or (1e-4 if is_toy else 1e-6),
+        gradient_checkpointing=not is_toy,  # saves memory, which a toy does not need
         num_train_epochs=1,
         max_steps=options.max_steps,
         logging_steps=5,

@@ -11,18 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gruppo.config import GRPOConfig
+    from gruppo.data.load import load_prompts
     from gruppo.trainer import GRPOTrainer
     from gruppo.types import Completion, Group, Prompt
 
 _HOMES = {
     "GRPOConfig": "gruppo.config",
     "GRPOTrainer": "gruppo.trainer",
+    "load_prompts": "gruppo.data.load",
     "Completion": "gruppo.types",
     "Group": "gruppo.types",
     "Prompt": "gruppo.types",
 }
 
-__all__ = ["Completion", "GRPOConfig", "GRPOTrainer", "Group", "Prompt"]
+__all__ = ["Completion", "GRPOConfig", "GRPOTrainer", "Group", "Prompt", "load_prompts"]
 
 __version__ = version("gruppo")
 

@@ -61,10 +61,6 @@ def test_a_transform_that_makes_the_prompt_is_used():
     assert prompts[1].token_ids == ids("<bos> four two")
 
 
-def test_the_column_completion_ids_is_not_handed_on():
-    assert prepare([{"prompt": "one", "completion_ids": [1], "completion": "x"}]).columns == {"completion"}
-
-
 def test_long_prompts_keep_their_last_tokens():
     prompts = prepare(ROWS, max_prompt_length=3)
     assert [prompt.token_ids for prompt in prompts] == [ids("one two three"), ids("<bos> four"), ids("five five five")]

@@ -21,11 +21,11 @@ def run(script, *options, cwd):
 
 @pytest.mark.slow
 def test_by_hand(tmp_path):
-    out = run("by_hand.py", "--steps", 40, cwd=tmp_path)
+    out = run("by_hand.py", "--steps", 30, cwd=tmp_path)
     rewards = [float(number) for number in re.findall(r"mean reward ([\d.]+)", out)]
-    assert len(rewards) == 5
+    assert len(rewards) == 4
     assert rewards[0] < 0.1
-    assert rewards[-1] > 0.3
+    assert rewards[-1] > 0.2
 
 
 @pytest.mark.slow

@@ -113,7 +113,7 @@ BY_HAND: list[Case] = [
     Case("entropy-bonus-quantile", {"entropy_coef": 0.05, "top_entropy_quantile": 0.4, "loss_type": "bnpo"}),
     Case(
         "entropy-adaptive",
-        {"use_adaptive_entropy": True, "entropy_target": 3.5, "entropy_coef": 0.02, "entropy_coef_delta": 0.01}
+        {"use_adaptive_entropy": True, "entropy_target": 3.58, "entropy_coef": 0.02, "entropy_coef_delta": 0.01}
         | {"gradient_accumulation_steps": 2, "max_steps": 6, "learning_rate": 0.2},
     ),
     Case(
@@ -278,7 +278,7 @@ FACTORS: list[list[_Choice]] = [
     ],
     [
         ("", {}),
-        ("adaptive", {"use_adaptive_entropy": True, "entropy_target": 3.0, "entropy_coef": 0.02}),
+        ("adaptive", {"use_adaptive_entropy": True, "entropy_target": 3.57, "entropy_coef": 0.02}),
         ("offmask", {"off_policy_mask_threshold": 0.01}),
         ("quantile", {"top_entropy_quantile": 0.4}),
         ("bonus", {"entropy_coef": 0.03}),

@@ -6,13 +6,14 @@ Imports torch and transformers, so it is imported late.
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from gruppo.cli.run_options import RunOptions
 from gruppo.cli.settings import Settings
 from gruppo.config import GRPOConfig
 from gruppo.data.load import load_prompts
-from gruppo.errors import ModelError
+from gruppo.errors import DataError, ModelError
 from gruppo.rewards import resolve_reward
 from gruppo.rewards.protocol import RewardSpec
 
@@ -45,6 +46,11 @@ def load_eval_dataset(settings: Settings) -> Any:
     options, config = settings.options, settings.config
     if config.eval_strategy == "no" and not config.eval_on_start:
         return None
+    if options.eval_dataset is None and Path(options.dataset).is_file():
+        raise DataError(
+            f"eval_strategy={config.eval_strategy!r} needs held-out prompts, and dataset={options.dataset!r} is a "
+            "single file: it would be evaluated on the rows it is trained on. Set eval_dataset to another file."
+        )
     source = options.eval_dataset or options.dataset
     # A configuration belongs to the dataset that it was given for.
     name = options.dataset_config if options.eval_dataset is None else None

@@ -32,9 +32,6 @@ Overlong = Literal["truncate", "filter"]
 Content: TypeAlias = str | list[Message]
 Rows: TypeAlias = Dataset | Sequence[Mapping[str, Any]]
 
-_NOT_FOR_REWARDS: Final = frozenset({"prompt", "completion_ids"})
-"""Columns that do not reach reward functions, as in TRL: the run has its own."""
-
 _CHUNK: Final = 512
 """Rows that are read and tokenized together where all rows are looked at."""
 
@@ -92,8 +89,8 @@ class PromptDataset:
         check_columns(columns, encoder.what)
         self._rows = rows
         self._encoder = encoder
-        self.columns: set[str] = columns - _NOT_FOR_REWARDS
-        """Every column that reaches the reward functions."""
+        self.columns: set[str] = columns - {"prompt"}
+        """Every other column; `rewards` says which of them its functions receive."""
         self.is_conversational: bool = check_prompt(rows[0].get("prompt"), f"{encoder.what} row 0")
         self.num_overlong: int = 0
         """Prompts of more than `max_prompt_length` tokens: truncated, or left out."""
@@ -180,8 +177,8 @@ class PromptStream:
         check_columns(first.keys(), encoder.what)
         self._dataset = dataset
         self._encoder = encoder
-        self.columns: set[str] = set(first) - _NOT_FOR_REWARDS
-        """Every column of the first row that reaches the reward functions."""
+        self.columns: set[str] = set(first) - {"prompt"}
+        """Every other column of the first row."""
         self.is_conversational: bool = check_prompt(first["prompt"], f"{encoder.what} row 0")
         encoder.prompt(0, first, self.columns)  # a missing chat template shows here
 
