@@ -11,9 +11,9 @@ from gruppo.trl_names import TABLE, Needless, Refused, Renamed, translate
 
 FIELDS = set(FIELD_GROUPS)
 
-CHOSEN_DEFAULTS = {"output_dir", "vllm_importance_sampling_correction"}
-"""Fields whose default is another than TRL's, on purpose: a folder instead of None for the same folder, and a
-correction that is on for external engines only."""
+CHOSEN_DEFAULTS = {"gradient_checkpointing", "output_dir", "vllm_importance_sampling_correction"}
+"""Fields whose default is another than TRL's, on purpose: a folder instead of None for the same folder, a correction
+that is on for external engines only, and no recomputing of activations, since packed forwards need less memory."""
 
 
 @pytest.mark.parity
@@ -43,7 +43,7 @@ def test_trl_defaults_pass_in_silence() -> None:
         for f in dataclasses.fields(trl.GRPOConfig)
     }
     config = GRPOConfig(**theirs)
-    assert config.non_default() == {"vllm_importance_sampling_correction": True}
+    assert config.non_default() == {"vllm_importance_sampling_correction": True, "gradient_checkpointing": True}
 
 
 def test_no_row_is_also_a_field_and_new_names_are_fields() -> None:

@@ -21,7 +21,8 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -151,8 +152,13 @@ class CheckpointReader:
             model.load_adapter(str(named if named.is_dir() else self.folder), adapter, is_trainable=True)
             return
         # from_pretrained knows every renaming and tying between a state dict and its files; a plain load does not.
-        with boundary(CheckpointError, f"loading the model of {self.folder}"):
-            saved = type(model).from_pretrained(self.folder, dtype=model.dtype)
+        with boundary(CheckpointError, f"loading the model of {self.folder}"), _without_progress_bar():
+            saved, report = type(model).from_pretrained(self.folder, dtype=model.dtype, output_loading_info=True)
+            if missing := sorted(report["missing_keys"]):  # from_pretrained would make them up
+                raise CheckpointError(
+                    f"{self.folder} holds another model: it lacks {len(missing)} of the tensors of "
+                    f"{type(model).__name__}, {missing[0]} among them. Resume with the model that the run began with."
+                )
             model.load_state_dict(saved.state_dict())
 
     def optimizer(self, optimizer: torch.optim.Optimizer) -> None:
@@ -168,14 +174,23 @@ class CheckpointReader:
 
 
 def save_pretrained(folder: Path, model: Any, tokenizer: Any, adapter: str | None) -> None:
-    """Model (or the adapter of that name alone) and tokenizer, in Hugging Face's layout; without its progress bar."""
+    """Model (or the adapter of that name alone) and tokenizer, in Hugging Face's layout."""
     selected = {} if adapter is None else {"selected_adapters": [adapter]}
+    with _without_progress_bar():
+        model.save_pretrained(folder, **selected)
+    tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _without_progress_bar() -> Iterator[None]:
+    """transformers' own; ours shows the run."""
     was_shown = is_progress_bar_enabled()
     disable_progress_bar()
-    model.save_pretrained(folder, **selected)
-    if was_shown:
-        enable_progress_bar()
-    tokenizer.save_pretrained(folder)
+    try:
+        yield
+    finally:
+        if was_shown:
+            enable_progress_bar()
 
 
 def newest_checkpoint(output_dir: Path) -> Path | None:

@@ -42,6 +42,8 @@ class Collector:
         with self._clock.phase("generate"):
             groups = _in_order(requests, self.engine.generate(requests, sampling))
         completions = [completion for group in groups for completion in group.completions]
+        if not completions:  # a tokenizer makes one empty text of an empty batch
+            return groups
         texts = decode_completions(self._tokenizer, [completion.token_ids for completion in completions])
         for completion, text in zip(completions, texts, strict=True):
             completion.text = text

@@ -192,8 +192,10 @@ class GRPOConfig:
     """Further fields of transformers' GenerationConfig (stop_strings, suppress_tokens, ...)."""
     cache_implementation: str | None = None
     """Kind of key-value cache for `generate` (for example static); None takes the model's."""
-    rollout_engine: Literal["hf"] = "hf"
-    """What samples the completions: `hf` is the model's own `generate`."""
+    rollout_engine: Literal["embedded", "hf"] = "embedded"
+    """What samples the completions: gruppo's engine in this process, or the model's own `generate`."""
+    rollout_dtype: Literal["float32", "bfloat16"] | None = None
+    """Type of the embedded engine's matrix products; None takes that of training."""
     steps_per_generation: Count | None = None
     """Slices of `per_device_train_batch_size` that are sampled together; None takes `gradient_accumulation_steps`."""
     generation_batch_size: Count | None = None
@@ -282,8 +284,10 @@ class GRPOConfig:
     """Completions (not prompts) of one slice on one device."""
     gradient_accumulation_steps: Count = 1
     """Slices whose gradients are added up for one optimizer step."""
+    policy_forward: Literal["packed", "padded"] = "packed"
+    """How log-probs are computed: each prompt once for its group and no padding, or one padded row per completion."""
     max_tokens_per_forward: Count | None = None
-    """Most tokens in one forward, for memory; None takes `per_device_train_batch_size` rows; never changes the loss."""
+    """Most tokens in one forward, for memory; None takes those of `per_device_train_batch_size` padded rows."""
     learning_rate: NonNegative = 1e-6
     """Peak learning rate; usual are 1e-7 to 5e-6 for all weights and up to 2e-5 for LoRA."""
     lr_scheduler_type: SchedulerName = "linear"
@@ -308,12 +312,12 @@ class GRPOConfig:
     """Decoupled weight decay, on all weights but biases and norms."""
     max_grad_norm: NonNegative = 1.0
     """Gradients are scaled down to this norm; 0 switches it off."""
-    gradient_checkpointing: bool = True
-    """Recompute activations in the backward pass: less memory, about a third more time."""
+    gradient_checkpointing: bool | None = None
+    """Recompute activations in the backward pass: less memory, about a third more time; None does not."""
     gradient_checkpointing_kwargs: JsonDict | None = None
     """Arguments for gradient checkpointing (for example use_reentrant)."""
     pad_to_multiple_of: PadMultiple = "auto"
-    """Pad prompts and completions to a multiple of this many tokens; `auto` and None do not."""
+    """Pad the rows of a forward to a multiple of this many tokens; `auto` and None do not; changes no number."""
 
     # -- logging
     logging_strategy: Interval = "steps"

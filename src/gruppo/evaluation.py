@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from gruppo.algorithm.advantages import AdvantageTable
 from gruppo.algorithm.losses import LossInputs, LossSettings, loss_metrics, policy_loss, row_weights
@@ -50,6 +51,19 @@ class Evaluation:
     batches: list[EvaluatedBatch] = field(default_factory=list)
 
 
+def whole_groups(batches: Sequence[EvaluatedBatch], world: World) -> list[Group]:
+    """The groups of all ranks, in the order of the prompts. A group that spans ranks is one again."""
+    groups: list[Group] = []
+    for batch in batches:
+        first = len(groups)
+        for part in world.gather_objects(batch.groups):
+            if len(groups) > first and groups[-1].prompt.id == part.prompt.id:
+                groups[-1] = Group(part.prompt, groups[-1].completions + part.completions)
+            else:
+                groups.append(part)
+    return groups
+
+
 class Evaluator:
     """Holds what does not change from one evaluation to the next."""
 
@@ -71,7 +85,14 @@ class Evaluator:
         # The entropy bonus and the sampler correction belong to the update, not to the measured loss.
         self._loss, self._max_completion_length = loss_settings, max_completion_length
 
-    def run(self, prompts: Sequence[Prompt], sampling: SamplingParams, *, trainer_state: object) -> Evaluation:
+    def run(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: SamplingParams,
+        *,
+        trainer_state: object,
+        after_batch: Callable[[], None],
+    ) -> Evaluation:
         """Evaluate all of `prompts`, in batches of `per_device_eval_batch_size` completions per device."""
         start = time.perf_counter()
         size, group_size = self._plan.eval_prompts_per_batch, self._plan.eval_group_size
@@ -88,31 +109,34 @@ class Evaluator:
             stats.add({"loss": Mean(loss * num_rows, num_rows)})
             stats.add({name: Mean.of([value]) for name, value in (values | loss_values).items()})
             batches.append(EvaluatedBatch(groups, rewards, advantages))
+            after_batch()
         return Evaluation(stats.values(), time.perf_counter() - start, len(prompts), batches)
 
     @torch.no_grad()
     def _measure(self, batch: TrainBatch) -> tuple[float, dict[str, float]]:
         """The loss of the batch, over all ranks, and its per-token metrics."""
-        num_tokens = self._world.sum_(batch.num_trained_tokens_N.sum())
-        counts = RowCounts(
-            num_tokens_N=batch.num_trained_tokens_N,
-            slice_ids_N=torch.zeros(len(batch), dtype=torch.long, device=batch.trained_NT.device),
-            num_rows_per_slice=len(batch),
-            num_slices_in_window=1,
-            num_slices_per_generation=1,
-            num_generation_tokens=int(num_tokens),
-            world_size=self._world.size,
-            max_completion_length=self._max_completion_length,
-            is_training=False,
-        )
-        batch = replace(
-            batch,
-            row_weights_N=row_weights(self._loss.loss_type, counts),
-            ref_logprobs_NT=self._forwards.reference(batch),
-        )
+        batch = replace(batch, row_weights_N=self._weights(batch), ref_logprobs_NT=self._forwards.reference(batch))
         rows = RowStats.unstack(self._world.gather_rows(self._loss_rows(batch).stack()))
         by_slice = loss_metrics(rows, torch.zeros(len(rows.loss), dtype=torch.long), self._loss)
         return rows.loss.sum().item(), {name: values[0] for name, values in by_slice.items()}
+
+    def _weights(self, batch: TrainBatch) -> Tensor:
+        """Row weights, counted over all ranks' rows as one slice: ranks may hold different numbers of them."""
+        num_tokens_N = self._world.gather_rows(batch.num_trained_tokens_N)
+        num_rows = len(num_tokens_N)
+        counts = RowCounts(
+            num_tokens_N=num_tokens_N,
+            slice_ids_N=torch.zeros(num_rows, dtype=torch.long, device=num_tokens_N.device),
+            num_rows_per_slice=num_rows,
+            num_slices_in_window=1,
+            num_slices_per_generation=1,
+            num_generation_tokens=int(num_tokens_N.sum()),
+            world_size=1,
+            max_completion_length=self._max_completion_length,
+            is_training=False,
+        )
+        first = self._world.rank * num_rows // self._world.size
+        return row_weights(self._loss.loss_type, counts)[first : first + len(batch)]
 
     def _loss_rows(self, batch: TrainBatch) -> RowStats:
         assert batch.row_weights_N is not None

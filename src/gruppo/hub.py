@@ -1,63 +1,145 @@
-"""Uploads to the Hugging Face hub: the model card, and the folder of a model or a run. Only where the user asks."""
+"""Uploads to the Hugging Face hub: the model card, a run's model and checkpoints, logged completions.
+
+Only where the user asks. The model goes up without the records of the run and, unless `hub_strategy` says so, without
+what resuming needs. Nothing is downloaded here.
+"""
 
 from __future__ import annotations
 
-from functools import partial
+from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, final
 
-from huggingface_hub import HfApi, ModelCard, ModelCardData
+from huggingface_hub import CommitScheduler, HfApi, ModelCard, ModelCardData
 
 from gruppo.errors import GruppoError, boundary
 
 if TYPE_CHECKING:
     from gruppo.config import GRPOConfig
 
+RECORDS = [
+    ".*",
+    "rollouts/*",
+    "tokens/*",
+    "completions/*",
+    "superseded/*",
+    "runs/*",
+    "run.json",
+    "metrics.jsonl",
+    "events*.jsonl",
+    "checkpoint-*",
+]
+"""What of output_dir stays at home; checkpoints are uploaded when they are saved."""
+
+RESUME_FILES = [
+    "optimizer.*",
+    "scheduler.json",
+    "gruppo.json",
+    "manifest.json",
+    "trainer_state.json",
+    "random-*.safetensors",
+    "rollouts-*.safetensors",
+    "reference.safetensors",
+]
+"""Files of a checkpoint that only resuming needs."""
+
+
+@final
+class Uploads:
+    """Uploads of one run's folders to `hub_model_id`, one after the other. For the main process."""
+
+    def __init__(self, config: GRPOConfig) -> None:
+        self._config = config
+        self._api = HfApi(token=config.hub_token)
+        self._pending: list[Future[Any]] = []
+
+    def checkpoint(self, folder: Path, step: int) -> None:
+        """In the background: the model to the top; by `hub_strategy` the whole checkpoint to a folder of its own."""
+        message = f"Training in progress, step {step}"
+        repo_id = str(self._repository().repo_id)
+        self._start(repo_id, folder, message, ignore_patterns=RESUME_FILES)
+        place = {"checkpoint": "last-checkpoint", "all_checkpoints": folder.name}.get(self._config.hub_strategy)
+        if place is not None:
+            self._start(repo_id, folder, f"{message}, checkpoint", path_in_repo=place)
+
+    def run(self, folder: Path, commit_message: str) -> str:
+        """The model in `folder`; returns the repository's address. Raises GruppoError with the hub's answer."""
+        self.wait()
+        repository = self._repository()
+        self._start(str(repository.repo_id), folder, commit_message, ignore_patterns=RECORDS)
+        self.wait()
+        return str(repository)
+
+    def wait(self) -> None:
+        """Until all is uploaded: files must not change or go before. Raises GruppoError with the hub's answer."""
+        pending, self._pending = self._pending, []
+        for upload in pending:
+            with boundary(GruppoError, "pushing to the hub"):
+                upload.result()
+
+    def _repository(self) -> Any:
+        """Created if it does not exist."""
+        name = self._config.hub_model_id or Path(self._config.output_dir).resolve().name
+        with boundary(GruppoError, f"creating {name} on the hub"):
+            return self._api.create_repo(name, private=self._config.hub_private_repo, exist_ok=True)
+
+    def _start(self, repo_id: str, folder: Path, commit_message: str, **what: Any) -> None:
+        upload = self._api.run_as_future(
+            self._api.upload_folder, repo_id=repo_id, folder_path=folder, commit_message=commit_message, **what
+        )
+        self._pending.append(upload)
+
+
+@final
+class CompletionsUpload:
+    """TRL's `log_completions_hub_repo`: the completions files of a run, every few minutes. For the main process.
+
+    Raises GruppoError if the dataset repository cannot be made.
+    """
+
+    MINUTES = 2
+
+    def __init__(self, config: GRPOConfig) -> None:
+        assert config.log_completions_hub_repo is not None
+        self._repo_id = config.log_completions_hub_repo
+        with boundary(GruppoError, f"creating the dataset repository {self._repo_id}"):
+            self._scheduler = CommitScheduler(
+                repo_id=self._repo_id,
+                repo_type="dataset",
+                folder_path=Path(config.output_dir) / "completions",
+                every=self.MINUTES,
+                path_in_repo="completions",
+                private=config.hub_private_repo,
+                token=config.hub_token,
+                allow_patterns=["*.parquet"],
+            )
+
+    def close(self, *, is_complete: bool) -> None:
+        """No more uploads; before that, if the files are complete, a last one (GruppoError if it fails)."""
+        try:
+            if is_complete:
+                with boundary(GruppoError, f"uploading completions to {self._repo_id}"):
+                    self._scheduler.trigger().result()
+        finally:
+            self._scheduler.stop()
+
 
 def write_model_card(folder: Path, *, base_model: str, dataset: str | None, config: GRPOConfig) -> None:
     """README.md with the hub's metadata: what was trained, from what, with which objective."""
+    is_on_hub = base_model.count("/") <= 1 and not Path(base_model).exists()
     data = ModelCardData(
-        base_model=base_model,
+        base_model=base_model if is_on_hub else None,
         datasets=[dataset] if dataset else None,
         library_name="transformers",
         tags=["gruppo", "grpo", "reinforcement-learning"],
         model_name=folder.name,
     )
+    source = f"[{base_model}](https://huggingface.co/{base_model})" if is_on_hub else "A local model"
     text = (
         f"---\n{data.to_yaml()}\n---\n\n# {folder.name}\n\n"
-        f"[{base_model}](https://huggingface.co/{base_model}) after GRPO post-training "
+        f"{source} after GRPO post-training "
         "([DeepSeekMath](https://huggingface.co/papers/2402.03300)) with gruppo.\n\n"
         f"Objective: `loss_type={config.loss_type}`, `beta={config.beta}`, `scale_rewards={config.scale_rewards}`, "
         f"`num_generations={config.num_generations}`, `learning_rate={config.learning_rate}`.\n"
     )
     ModelCard(text).save(folder / "README.md")
-
-
-def push_to_hub(
-    config: GRPOConfig, folder: Path, commit_message: str, *, is_main: bool = True, in_background: bool = False
-) -> str:
-    """Upload `folder` to `hub_model_id` (created if it does not exist); returns its address, "" on other ranks.
-
-    Checkpoints inside it travel only with `hub_strategy` "checkpoint" or "all_checkpoints"; records never do.
-    Raises GruppoError with the hub's answer.
-    """
-    if not is_main:
-        return ""
-    ignored = [".*", "rollouts/*", "tokens/*", "completions/*", "metrics.jsonl", "events*.jsonl", "runs/*"]
-    if config.hub_strategy not in ("checkpoint", "all_checkpoints"):
-        ignored.append("checkpoint-*")
-    with boundary(GruppoError, f"pushing {folder} to the hub"):
-        api = HfApi(token=config.hub_token)
-        repo = api.create_repo(config.hub_model_id or folder.name, private=config.hub_private_repo, exist_ok=True)
-        upload = partial(
-            api.upload_folder,
-            repo_id=repo.repo_id,
-            folder_path=folder,
-            commit_message=commit_message,
-            ignore_patterns=ignored,
-        )
-        if in_background:
-            api.run_as_future(upload)
-        else:
-            upload()
-    return str(repo)

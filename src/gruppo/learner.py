@@ -7,7 +7,8 @@ before the first forward. Not here: when to log, evaluate or save (`trainer`), a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import copy
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from gruppo.algorithm.row_stats import RowStats
 from gruppo.distributed.shard import sum_gradients
 from gruppo.errors import ConfigError
 from gruppo.metrics import Mean, Stats
+from gruppo.policy.packing import cut_by_tokens
 from gruppo.types import TrainBatch
 
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ class LearnerSettings:
 
     max_grad_norm: float
     max_completion_length: int
+    is_packed: bool
+    """Forwards compute each prompt once for its group, so siblings belong together."""
     max_tokens_per_forward: int | None
     has_correction: bool
     correction_mode: CorrectionMode
@@ -80,6 +84,21 @@ class Learner:
         self._accelerator, self._world = accelerator, world
         self._active_entropy = [0.0, 0.0]
         self._aux_losses: list[Tensor] = []
+        self._first_schedule = copy.deepcopy(scheduler.state_dict())
+        self._first_rates = [group["lr"] for group in optimizer.param_groups]
+        self._first_control = entropy_control
+
+    # -- once per run
+
+    def begin_run(self) -> None:
+        """Schedule and controllers as at construction, no gradients; the optimizer keeps its moments, as in
+        transformers. A second `train()` would otherwise go on at the end of the first one's schedule."""
+        self.scheduler.load_state_dict(copy.deepcopy(self._first_schedule))
+        for group, rate in zip(self.optimizer.param_groups, self._first_rates, strict=True):
+            group["lr"] = rate
+        self.entropy_control = self._first_control
+        self._active_entropy, self._aux_losses = [0.0, 0.0], []
+        self.optimizer.zero_grad()
 
     # -- once per generation round
 
@@ -311,27 +330,30 @@ class Learner:
 
     # -- how rows are cut into forwards
 
-    def _cut(self, batch: TrainBatch, rows: Sequence[int], slices: Sequence[int] | None = None) -> Iterator[list[int]]:
-        """Places of `rows` for each forward. By default one slice's worth of rows (`per_device_train_batch_size`);
-        with `max_tokens_per_forward`, siblings together, as many rows as fit. The entropy mask needs whole slices.
+    def _cut(self, batch: TrainBatch, rows: Sequence[int], slices: Sequence[int] | None = None) -> Iterable[list[int]]:
+        """Places of `rows` for each forward: siblings together, as many tokens as the budget allows.
+
+        The entropy mask and the load-balancing loss are defined on whole slices; padded forwards without a budget are
+        TRL's micro-batches.
         """
-        budget = self.settings.max_tokens_per_forward
-        if budget is None or (slices is not None and self.loss_settings.top_entropy_quantile < 1.0):
+        budget, is_packed = self.settings.max_tokens_per_forward, self.settings.is_packed
+        is_by_slice = self.loss_settings.top_entropy_quantile < 1.0 or self.settings.aux_loss_coef != 0.0
+        needs_slices = slices is not None and is_by_slice
+        if needs_slices or (budget is None and not is_packed):
             size = self._plan.rows_per_slice
             order = list(rows) if slices is None else sorted(rows, key=lambda row: slices[row])
-            yield from (order[start : start + size] for start in range(0, len(order), size))
-            return
-        part: list[int] = []
-        longest = 0
-        for row in sorted(rows, key=lambda row: (batch.group_ids[row], row)):
-            length = len(batch.prompt_ids[row]) + len(batch.completion_ids[row])
-            longest = max(longest, length)
-            if part and longest * (len(part) + 1) > budget:
-                yield part
-                part, longest = [], length
-            part.append(row)
-        if part:
-            yield part
+            return [order[start : start + size] for start in range(0, len(order), size)]
+        prompts = [len(batch.prompt_ids[row]) for row in rows]
+        completions = [len(batch.completion_ids[row]) for row in rows]
+        # A padded row is a family of its own: its prompt is counted, and as if it were the longest of all.
+        longest = max(map(sum, zip(prompts, completions, strict=True)), default=1)
+        budget = budget or self._plan.rows_per_slice * longest
+        if is_packed:
+            groups = [batch.group_ids[row] for row in rows]
+            parts = cut_by_tokens(prompts, completions, groups, budget)
+        else:
+            parts = cut_by_tokens([0] * len(rows), [longest] * len(rows), list(range(len(rows))), budget)
+        return [[rows[place] for place in part] for part in parts]
 
 
 def _write(target_NT: Tensor, rows: Sequence[int], values_NT: Tensor) -> None:

@@ -16,8 +16,8 @@ from gruppo.algorithm.entropy import EntropyControl
 from gruppo.checkpoint import CheckpointReader, CheckpointWriter, newest_checkpoint, save_pretrained
 from gruppo.data.load import eval_sets
 from gruppo.errors import CheckpointError, DataError
-from gruppo.evaluation import Evaluation, Evaluator
-from gruppo.hub import push_to_hub, write_model_card
+from gruppo.evaluation import Evaluation, Evaluator, whole_groups
+from gruppo.hub import CompletionsUpload, Uploads, write_model_card
 from gruppo.log_window import LogWindow
 from gruppo.metrics import Mean
 from gruppo.monitor.completions_table import CompletionsTable
@@ -51,6 +51,8 @@ class Milestones:
         self.window, self.progress = LogWindow(), Position()
         self._run_dir = Path(self.config.output_dir)
         self._recorder: Recorder | None = None
+        self._completions_upload: CompletionsUpload | None = None
+        self._uploads = Uploads(self.config)
         self._compute = compute
         self._evaluator = Evaluator(
             rollout=parts.rollout,
@@ -70,6 +72,7 @@ class Milestones:
         """Start counting, or go on where a checkpoint stopped. Returns the round that was in use then, if any."""
         reader = self._reader(resume_from)
         state_file = None if reader is None else reader.folder / "trainer_state.json"
+        self.parts.learner.begin_run()
         self.callbacks.attach(optimizer=self.parts.learner.optimizer, lr_scheduler=self.parts.learner.scheduler)
         self.callbacks.start(
             self.plan.total_steps, self.plan.total_epochs, resume_from=state_file, restore_callbacks=reader is not None
@@ -87,25 +90,30 @@ class Milestones:
         return batch
 
     def end(self, outcome: str) -> None:
-        """However training ended: stop the display and close the records."""
+        """However training ended: stop the display and close the records. All is saved before the last upload."""
         self.parts.display.close()
         if self._recorder is not None:
             self._recorder.close(outcome)
             self._recorder = None
+        if self._completions_upload is not None:
+            upload, self._completions_upload = self._completions_upload, None
+            upload.close(is_complete=outcome != "interrupted")
 
     def finish(self, metrics: dict[str, float]) -> None:
         """After the last step of a training that was not broken off."""
         state = self.callbacks.state
         if self.config.load_best_model_at_end and state.best_model_checkpoint is not None:
-            reader = CheckpointReader(Path(state.best_model_checkpoint), self.parts.world)
+            best = Path(state.best_model_checkpoint)
+            if not best.is_dir():  # the run's folder has moved since
+                best = self._run_dir / best.name
+            reader = CheckpointReader(best, self.parts.world)
             reader.model(self.parts.policy.model, self.parts.policy.adapter)
         self.callbacks.on_log(metrics)
         if self._recorder is not None:
             self._recorder.record_event("train_end", step=state.global_step, **metrics)
         self.callbacks.on_train_end()
         if self.config.push_to_hub:
-            self.save_model(self._run_dir)
-            push_to_hub(self.config, self._run_dir, "End of training", is_main=self.parts.world.is_main)
+            self.push("End of training")
 
     # -- after each optimizer step
 
@@ -123,9 +131,10 @@ class Milestones:
         self._log_evaluate_save(batch)
         self.parts.clock.restart()
 
-    def end_epoch(self) -> None:
+    def end_epoch(self, batch: TrainBatch | None) -> None:
+        """`batch`: the round still in use, if training stops inside one."""
         self.callbacks.on_epoch_end()
-        self._log_evaluate_save(None)
+        self._log_evaluate_save(batch)
         self.parts.clock.restart()
 
     def _log_evaluate_save(self, batch: TrainBatch | None) -> None:
@@ -135,7 +144,9 @@ class Milestones:
             if self._recorder is not None:
                 self._recorder.log_completions(state.global_step)
         if self.callbacks.control.should_evaluate:
-            is_best = self.callbacks.update_best(self.evaluate(None, "eval"))
+            metrics = self.evaluate(None, "eval")
+            self.parts.learner.follow(metrics, f"eval_{self.config.best_metric}")
+            is_best = self.callbacks.update_best(metrics)
             if self.config.save_strategy == "best":
                 self.callbacks.control.should_save = is_best
         if self.callbacks.control.should_save:
@@ -192,12 +203,13 @@ class Milestones:
             pad_token_id=parts.policy.pad_token_id,
             step=state.global_step,
         )
-        found = self._evaluator.run(list(prompts), sampling, trainer_state=state)
+        found = self._evaluator.run(
+            list(prompts), sampling, trainer_state=state, after_batch=self.callbacks.on_prediction_step
+        )
         values = _speed(found, self.plan.num_eval_batches(found.num_prompts)) | found.metrics
         values["num_tokens"] = float(state.num_input_tokens_seen)
         if self._compute is not None:
-            groups = [group for batch in found.batches for group in batch.groups]
-            values |= self._compute(parts.world.gather_objects(groups))
+            values |= self._compute(whole_groups(found.batches, parts.world))
         metrics = {f"{prefix}_{name}": value for name, value in values.items()}
         self.callbacks.on_log(metrics)
         if self._recorder is not None:
@@ -239,11 +251,19 @@ class Milestones:
         if self._recorder is not None:
             self._recorder.record_event("checkpoint", step=state.global_step, path=folder.name)
         if parts.world.is_main:
+            self._uploads.wait()
             best = None if state.best_model_checkpoint is None else Path(state.best_model_checkpoint)
             delete_old(self._run_dir, self.config.save_total_limit, best)
         if self.config.push_to_hub and self.config.hub_strategy != "end":
-            message = f"Training in progress, step {state.global_step}"
-            push_to_hub(self.config, folder, message, is_main=parts.world.is_main, in_background=True)
+            self.callbacks.on_push_begin()
+            if parts.world.is_main:
+                self._uploads.checkpoint(folder, state.global_step)
+
+    def push(self, commit_message: str) -> str:
+        """Save the model into output_dir and upload it; the repository's address, "" on other ranks."""
+        self.save_model(self._run_dir)
+        self.callbacks.on_push_begin()
+        return self._uploads.run(self._run_dir, commit_message) if self.parts.world.is_main else ""
 
     def _save_training(self, writer: CheckpointWriter, batch: TrainBatch | None) -> None:
         learner, control = self.parts.learner, self.parts.learner.entropy_control
@@ -305,6 +325,8 @@ class Milestones:
         config = self.config
         completions = None
         if config.log_completions:
+            if config.log_completions_hub_repo is not None and self.parts.world.is_main:
+                self._completions_upload = CompletionsUpload(config)
             trackers = [config.report_to] if isinstance(config.report_to, str) else config.report_to
             completions = CompletionsTable(config.num_completions_to_print, config.log_unique_prompts, trackers)
         self._recorder = Recorder(

@@ -16,7 +16,7 @@ def to_delete(found: list[Path], limit: int | None, best: Path | None) -> list[P
     """`found` oldest first. The best is kept even beyond the limit: with limit 1 two may remain, as in transformers."""
     if limit is None:
         return []
-    kept = set(found[-1:]) | ({best} if best is not None else set())
+    kept = {path for path in found if path in (best, found[-1])}
     for path in reversed(found):
         if len(kept) >= limit:
             break
@@ -25,8 +25,8 @@ def to_delete(found: list[Path], limit: int | None, best: Path | None) -> list[P
 
 
 def delete_old(run_dir: Path, limit: int | None, best: Path | None) -> list[Path]:
-    """Delete them; returns what is gone."""
-    gone = to_delete(checkpoints(run_dir), limit, best)
+    """Delete them; returns what is gone. The best is known by its name: a run's folder may have moved."""
+    gone = to_delete(checkpoints(run_dir), limit, None if best is None else run_dir / best.name)
     for path in gone:
         shutil.rmtree(path)
     return gone

@@ -46,6 +46,7 @@ def learner_settings(config: GRPOConfig, *, is_engine_external: bool, aux_loss_c
     return LearnerSettings(
         max_grad_norm=config.max_grad_norm,
         max_completion_length=config.max_completion_length,
+        is_packed=config.policy_forward == "packed",
         max_tokens_per_forward=config.max_tokens_per_forward,
         has_correction=is_engine_external if asked is None else asked,
         correction_mode=config.vllm_importance_sampling_mode,

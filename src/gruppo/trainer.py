@@ -23,7 +23,6 @@ from gruppo.assemble import assemble
 from gruppo.callbacks import Callback
 from gruppo.data.order import round_prompts, slice_assignment
 from gruppo.data.prompts import PromptDataset
-from gruppo.hub import push_to_hub
 from gruppo.milestones import Milestones
 from gruppo.round_metrics import RoundLengths, as_round_values, length_metrics, pass_metrics, reward_metrics
 from gruppo.settings import train_sampling
@@ -107,6 +106,7 @@ class GRPOTrainer:
         self._milestones = Milestones(parts, assemble=self.assemble, advantage=self.advantage, compute=compute_metrics)
         self._milestones.callbacks.on_init_end()
         self._stream: Iterator[list[Prompt]] | None = None
+        self._in_use: TrainBatch | None = None
         self._num_new_tokens = 0.0
 
     # -- the four steps
@@ -147,13 +147,17 @@ class GRPOTrainer:
         )
 
     def update(self, batch: TrainBatch) -> None:
-        """Consume a round's rows: segment by segment, an optimizer step wherever one is complete."""
+        """Consume a round's rows: segment by segment, an optimizer step wherever one is complete.
+
+        Until the last one, the round counts as in use: a checkpoint holds it.
+        """
         milestones, progress = self._milestones, self._milestones.progress
         segments = self.plan.segments(progress.round_in_epoch)
         num_tokens = int(self._parts.world.sum_(batch.num_trained_tokens_N.sum()))
         if progress.segment == 0:
             with self._parts.clock.phase("old_and_ref"):
                 batch = self.learner.begin_round(batch, segments)
+        self._in_use = batch
         for number in range(progress.segment, len(segments)):
             segment = segments[number]
             if segment.is_first:
@@ -167,16 +171,16 @@ class GRPOTrainer:
             if number == 0:
                 milestones.window.add(as_round_values(self.learner.sampler_metrics(batch)))
             progress.segment = number + 1
-            is_round_over = progress.segment == len(segments)
+            if progress.segment == len(segments):
+                self._in_use = None
+            for _ in segment.micro_steps[: -1 if segment.is_last else None]:
+                milestones.callbacks.on_substep_end()  # transformers': each micro-step but the last of a step
             if segment.is_last:
-                self._optimizer_step(None if is_round_over else batch)
-            else:
-                milestones.callbacks.on_substep_end()
+                self._optimizer_step()
             if self.control.should_training_stop or self.control.should_epoch_stop:
                 return
 
-    def _optimizer_step(self, batch: TrainBatch | None) -> None:
-        """`batch`: the round that is still in use afterwards, for a checkpoint."""
+    def _optimizer_step(self) -> None:
         milestones, callbacks = self._milestones, self._milestones.callbacks
         with self._parts.clock.phase("optimizer"):
             grad_norm = self.learner.clip_gradients()
@@ -187,7 +191,7 @@ class GRPOTrainer:
         self.state.epoch = milestones.progress.epochs_done(self.plan)
         self.rollout.engine.load_weights(version=self.state.global_step)
         self._parts.sync_reference(self.state.global_step)
-        milestones.end_step(grad_norm, learning_rate, self._num_new_tokens, batch)
+        milestones.end_step(grad_norm, learning_rate, self._num_new_tokens, self._in_use)
         self._num_new_tokens = 0.0
 
     # -- the loop
@@ -202,11 +206,12 @@ class GRPOTrainer:
         Raises CheckpointError if the checkpoint cannot be resumed from.
         """
         milestones = self._milestones
-        batch = milestones.begin(resume_from_checkpoint or self.args.resume_from_checkpoint)
+        self._stream = None
+        self._in_use = milestones.begin(resume_from_checkpoint or self.args.resume_from_checkpoint)
         outcome = "interrupted"
         try:
             start, first_step = time.time(), self.state.global_step
-            self._run_epochs(batch)
+            self._run_epochs()
             metrics = self._run_metrics(start, self.state.global_step - first_step)
             milestones.finish(metrics | milestones.window.leftovers())
             outcome = "finished"
@@ -221,23 +226,24 @@ class GRPOTrainer:
         metrics: dict[str, float] = speed_metrics("train", start, num_steps * self.plan.rows_per_step, num_steps)
         return metrics | {"total_flos": self.state.total_flos, "train_loss": train_loss}
 
-    def _run_epochs(self, batch: TrainBatch | None) -> None:
+    def _run_epochs(self) -> None:
         milestones, progress = self._milestones, self._milestones.progress
         while progress.epoch < self.plan.total_epochs and self.state.global_step < self.plan.total_steps:
             milestones.callbacks.on_epoch_begin()
             while progress.round_in_epoch < self.plan.rounds_per_epoch:
-                if batch is None:
+                if self._in_use is None:
                     self.train_round(self._next_prompts())
                 else:  # a checkpoint from inside a round: its completions are used up first
-                    self.update(batch)
-                    batch = None
+                    self.update(self._in_use)
                 if self.control.should_training_stop or self.control.should_epoch_stop:
                     break
                 progress.next_round()
-            milestones.end_epoch()
+            if not self.control.should_training_stop:  # the rest of the epoch, if any, is skipped
+                self._in_use = None
+                progress.next_epoch(self.plan)
+            milestones.end_epoch(self._in_use)
             if self.control.should_training_stop:
                 return
-            progress.next_epoch(self.plan)
 
     def _next_prompts(self) -> list[Prompt]:
         progress, data = self._milestones.progress, self._parts.data.train_prompts
@@ -316,8 +322,7 @@ class GRPOTrainer:
 
     def push_to_hub(self, commit_message: str = "End of training") -> str:
         """Save the model and upload it; returns the repository's address."""
-        self.save_model()
-        return push_to_hub(self.args, Path(self.args.output_dir), commit_message, is_main=self._parts.world.is_main)
+        return self._milestones.push(commit_message)
 
     def add_callback(self, callback: Callback) -> None:
         self._milestones.callbacks.add_callback(callback)

@@ -43,7 +43,7 @@ class Refused:
 Entry = Renamed | Needless | Refused
 
 _VLLM = "sampling with vLLM is not there yet"
-_NO_VLLM = "leave it out; completions are sampled by the model's own generate (rollout_engine='hf')"
+_NO_VLLM = "leave it out; completions are sampled in this process (rollout_engine)"
 _BATCHING = "continuous batching through transformers is not there yet"
 _TOOLS = "tools and multi-turn rollouts are not there yet"
 _LAUNCH = "configure it with `accelerate config` and start with `accelerate launch`"
@@ -88,6 +88,9 @@ TABLE: dict[str, Entry] = {
     "log_multimodal": Needless("completions are text", (None, True, False)),
     "logging_nan_inf_filter": Needless("NaN and infinite losses are always shown", (None, True, False)),
     "overwrite_output_dir": Needless("a run continues only when resume_from_checkpoint says so", (None, False, True)),
+    "restore_callback_states_from_checkpoint": Needless(
+        "callbacks that export a state get it back in every resume", (None, False, True)
+    ),
     "save_safetensors": Needless("weights are always saved as safetensors", (None, True)),
     "skip_memory_metrics": Needless("memory is measured without slowing the run", (None, True)),
     "use_liger_loss": Needless("log-probabilities are always computed in chunks of the vocabulary"),
@@ -167,7 +170,6 @@ TABLE: dict[str, Entry] = {
     ),
     "hub_always_push": Refused("uploads wait for the one before", _LEAVE),
     "hub_revision": Refused("uploads go to the main branch", "create the branch from it afterwards"),
-    "restore_callback_states_from_checkpoint": Refused("states of callbacks are not restored yet", _LEAVE),
 }
 """Name -> what becomes of it, for every name of TRL's (and 2025's) that is not a field of GRPOConfig."""
 

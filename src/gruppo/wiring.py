@@ -1,6 +1,6 @@
 """From the user's arguments to the parts of a run, in the order that finds mistakes cheapest first.
 
-    refused arguments, seed, device -> tokenizer -> datasets -> batch plan -> rewards -> policy and what trains it
+    refused arguments, seed, device, callbacks -> tokenizer -> datasets -> batch plan -> rewards -> policy and the rest
 
 Nothing runs here: the loop is in `trainer.py`.
 """
@@ -8,6 +8,7 @@ Nothing runs here: the loop is in `trainer.py`.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -40,11 +41,14 @@ from gruppo.policy.load import (
     router_aux_loss_coef,
     set_pad_token,
 )
+from gruppo.policy.logprobs import LogprobFunction, token_logprobs
 from gruppo.policy.optim import build_optimizer, build_scheduler
 from gruppo.policy.reference import FrozenCopy, Reference, reference_for
+from gruppo.policy.shared_prefix import packed_logprobs
 from gruppo.rewards.prepare import prepare_rewards
 from gruppo.rewards.score import Scorer
 from gruppo.rollout.custom import CustomRollout
+from gruppo.rollout.engine import EmbeddedEngine
 from gruppo.rollout.hf import HFEngine
 from gruppo.scoring import GlobalScorer
 from gruppo.settings import entropy_control, learner_settings, loss_settings, precision
@@ -141,10 +145,11 @@ class Parts:
 
 def wire(trainer: Any, given: Arguments) -> Parts:
     """See GRPOTrainer for the arguments. Raises ConfigError, DataError, ModelError or RewardError."""
-    _refuse(given.not_yet)
+    _refuse(given)
     config = given.config or GRPOConfig(f"{given.model_name.rstrip('/').split('/')[-1]}-GRPO")
     accelerator, notes = _start(config)
     world = World(accelerator)
+    callbacks = CallbackBridge(config, given.callbacks, model=None, processing_class=None, world=world)
     tokenizer = _tokenizer(given, config)
     data = _data(given, config, tokenizer)
     plan = _plan(config, data, world)
@@ -155,7 +160,7 @@ def wire(trainer: Any, given: Arguments) -> Parts:
     policy = _policy(given, config, tokenizer, accelerator, world)
     engine = _engine(given, config, trainer, policy, accelerator)
     learner = _learner(given, config=config, plan=plan, policy=policy, accelerator=accelerator, world=world)
-    callbacks = CallbackBridge(config, given.callbacks, model=policy.model, processing_class=tokenizer, world=world)
+    callbacks.attach(model=policy.model, processing_class=tokenizer)
     # From here on ranks draw different numbers (dropout); everything before was the same on all of them.
     set_seed(config.seed, device_specific=True)
     return Parts(
@@ -175,13 +180,22 @@ def wire(trainer: Any, given: Arguments) -> Parts:
     )
 
 
-def _refuse(not_yet: Mapping[str, Any]) -> None:
-    given = [name for name, value in not_yet.items() if value is not None]
-    if given:
+def _refuse(given: Arguments) -> None:
+    not_yet = [name for name, value in given.not_yet.items() if value is not None]
+    if not_yet:
         raise ConfigError(
-            f"{' and '.join(given)} cannot be used yet: gruppo trains single-turn completions so far. Leave it out; a "
-            "rollout_func can run tools itself and mark their tokens with env_mask."
+            f"{' and '.join(not_yet)} cannot be used yet: gruppo trains single-turn completions so far. Leave it out; "
+            "a rollout_func can run tools itself and mark their tokens with env_mask."
         )
+    has_adapter = given.peft_config is not None or is_peft_model(given.model)
+    if given.config is not None and given.config.sync_ref_model and has_adapter:
+        raise ConfigError(
+            "sync_ref_model=True cannot be used with an adapter: the reference shares the policy's weights, so there "
+            "is no second model to move. Set sync_ref_model=False, or train the full model."
+        )
+    optimizer, scheduler = given.optimizers
+    if optimizer is None and scheduler is not None:
+        raise ConfigError("optimizers=(None, scheduler): a scheduler belongs to an optimizer. Pass both, or neither.")
 
 
 def _start(config: GRPOConfig) -> tuple[Any, list[str]]:
@@ -197,7 +211,20 @@ def _start(config: GRPOConfig) -> tuple[Any, list[str]]:
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     accelerator = Accelerator(mixed_precision=mixed_precision, cpu=config.use_cpu)
-    return accelerator, [] if note is None else [note]
+    return accelerator, [line for line in (note, launcher_note(os.environ)) if line is not None]
+
+
+def launcher_note(environment: Mapping[str, str]) -> str | None:
+    """`accelerate launch --cpu --num_processes 2` runs one process where MPI is not set up, and does not say so."""
+    is_asked_for_several = "ACCELERATE_USE_CPU" in environment and "MASTER_PORT" in environment
+    if not is_asked_for_several or "WORLD_SIZE" in environment or "PMI_SIZE" in environment:
+        return None
+    if any(name.startswith(("OMPI_", "MV2_", "MPI_")) for name in environment):
+        return None
+    return (
+        "processes   1, whatever --num_processes says: accelerate's --cpu needs MPI to start more. For several on the "
+        "CPU, set use_cpu=True and launch with --multi_gpu instead of --cpu, or with torchrun"
+    )
 
 
 def _tokenizer(given: Arguments, config: GRPOConfig) -> Any:
@@ -270,7 +297,7 @@ def _policy(given: Arguments, config: GRPOConfig, tokenizer: Any, accelerator: A
         trust_remote_code=config.trust_remote_code,
         quantization_config=given.quantization_config,
         peft_config=given.peft_config,
-        gradient_checkpointing=config.gradient_checkpointing,
+        gradient_checkpointing=bool(config.gradient_checkpointing),
         gradient_checkpointing_kwargs=config.gradient_checkpointing_kwargs,
         disable_dropout=config.disable_dropout,
         cast_lm_head_to_fp32=config.cast_lm_head_to_fp32,
@@ -279,7 +306,12 @@ def _policy(given: Arguments, config: GRPOConfig, tokenizer: Any, accelerator: A
     model.to(world.device)
     broadcast_parameters(model, world)
     is_fresh = given.peft_config is not None
-    reference = reference_for(model, is_fresh_adapter=is_fresh) if config.beta != 0.0 else None
+    logprobs: LogprobFunction = packed_logprobs
+    if config.policy_forward == "padded":
+        logprobs = partial(token_logprobs, pad_to_multiple_of=config.pad_multiple)
+    reference = None
+    if config.beta != 0.0:
+        reference = reference_for(model, is_fresh_adapter=is_fresh, logprobs=logprobs)
     return Policy(
         model=model,
         name=given.model_name,
@@ -291,6 +323,7 @@ def _policy(given: Arguments, config: GRPOConfig, tokenizer: Any, accelerator: A
         forwards=Forwards(
             model,
             reference,
+            logprobs=logprobs,
             temperature=config.temperature,
             pad_token_id=tokenizer.pad_token_id,
             has_aux_loss=router_aux_loss_coef(model, config.router_aux_loss_coef) != 0.0,
@@ -302,10 +335,18 @@ def _policy(given: Arguments, config: GRPOConfig, tokenizer: Any, accelerator: A
 def _engine(given: Arguments, config: GRPOConfig, trainer: Any, policy: Policy, accelerator: Any) -> RolloutEngine:
     if given.rollout_func is not None:
         return CustomRollout(given.rollout_func, trainer)
-    return HFEngine(
+    if config.rollout_engine == "hf":
+        return HFEngine(
+            policy.model,
+            tokenizer=policy.tokenizer,
+            autocast=accelerator.autocast,
+            cache_implementation=config.cache_implementation,
+        )
+    return EmbeddedEngine(
         policy.model,
         tokenizer=policy.tokenizer,
         autocast=accelerator.autocast,
+        rollout_dtype=None if config.rollout_dtype is None else getattr(torch, config.rollout_dtype),
         cache_implementation=config.cache_implementation,
     )
 
@@ -334,9 +375,5 @@ def _optimizer_and_schedule(
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     optimizer, scheduler = given
     if optimizer is None:
-        if scheduler is not None:
-            raise ConfigError(
-                "optimizers=(None, scheduler): a scheduler belongs to an optimizer. Pass both, or neither."
-            )
         optimizer = build_optimizer(policy, config)
     return optimizer, scheduler or build_scheduler(optimizer, config, plan.total_steps)

@@ -1,6 +1,6 @@
 """The demo's questions, answers and reward."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gruppo.demo.task import FACTORS, TERMS, Question, as_row, final_number, right_answer, split_questions
@@ -10,6 +10,7 @@ questions = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(questions)
 def test_the_answer_is_what_python_says(question: Question) -> None:
     assert question.answer == eval(question.text.removesuffix("=?"))
@@ -39,7 +40,7 @@ def test_the_split_is_always_the_same() -> None:
     assert [question.text for question in split_questions()[1][:2]] == HELD_OUT_BEGINS_WITH
 
 
-HELD_OUT_BEGINS_WITH = ["FILL", "FILL"]
+HELD_OUT_BEGINS_WITH = ["15+4*4=?", "63+6*5=?"]
 """The shipped policy was made without these: a change of the split would show it held-out questions."""
 
 

@@ -242,7 +242,13 @@ def test_the_head_by_gradcheck_and_by_module(transform: LogitTransform) -> None:
         assert_same_gradients(gradients(linear, plain_S.square().sum()), expected, rtol=0, atol=1e-12)
 
 
-def test_no_full_logits_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("num_kept", [0, 7, 1000])
+def test_the_head_projects_in_blocks_and_twice_only_what_it_may_not_keep(
+    num_kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head_module, "KEPT_ELEMENTS", num_kept * VOCAB)
+    model = tiny("llama", dtype=torch.float64)
+    expected = gradients(model, plainly(model, batch_of(), 0.7)[0].square().sum())
     sizes: list[int] = []
     project = head_module._project
 
@@ -251,11 +257,28 @@ def test_no_full_logits_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
         return project(h_SD, *args)
 
     monkeypatch.setattr(head_module, "_project", spy)
-    model = tiny("llama")
-    ours(model, batch_of()).logprobs_NT.sum().backward()
+    actual = gradients(model, ours(model, batch_of()).logprobs_NT.square().sum())
     num_trained = int(batch_of().trained_NT.sum())
     assert max(sizes) == 3
-    assert sum(sizes) == 2 * num_trained, "once forward and once backward, trained tokens only"
+    # Whole blocks of three are kept.
+    assert sum(sizes) == 2 * num_trained - min(num_trained, num_kept // 3 * 3)
+    assert_same_gradients(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_nothing_is_kept_without_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forward of the reference must not hold logits: each block goes into the memory of the one before."""
+    places: set[int] = set()
+    project = head_module._project
+
+    def spy(*args: Any) -> Tensor:
+        logits_SV = project(*args)
+        places.add(logits_SV.data_ptr())
+        return logits_SV
+
+    monkeypatch.setattr(head_module, "_project", spy)
+    with torch.no_grad():
+        ours(tiny("llama"), batch_of())
+    assert len(places) == 1
 
 
 def test_an_unknown_twist_falls_back_to_the_models_own_logits(caplog: pytest.LogCaptureFixture) -> None:

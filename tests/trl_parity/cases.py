@@ -197,7 +197,7 @@ BY_HAND: list[Case] = [
     Case("adamw", {"optim": "adamw_torch", "learning_rate": 0.0002, "max_steps": 5}),
     Case("adamw-betas", ADAMW | {"adam_beta1": 0.5, "adam_beta2": 0.9, "lr_scheduler_type": "linear"}),
     Case("adafactor", {"optim": "adafactor", "learning_rate": 1e-3, "lr_scheduler_type": "polynomial"}),
-    Case("rmsprop", {"optim": "rmsprop", "learning_rate": 1e-4}),
+    Case("rmsprop", {"optim": "rmsprop", "learning_rate": 2e-5}),
     Case("shares-of-all-steps", {"logging_steps": 0.5, "warmup_steps": 0.5, "lr_scheduler_type": "linear"}),
     Case("linear-warmup", {"lr_scheduler_type": "linear", "warmup_steps": 2, "max_steps": 5, "max_grad_norm": 0.5}),
     Case("cosine-with-floor", {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 0.05}}),

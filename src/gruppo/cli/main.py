@@ -1,6 +1,7 @@
 """The `gruppo` command: finds the subcommand, and turns the user's mistakes into one clean message.
 
-Exit codes: 0 done, 2 a mistake of the user's, 130 stopped with Ctrl-C. Anything else is a bug and shows its traceback.
+Exit codes: 0 done, 1 `audit` found an ALERT, 2 a mistake of the user's, 130 stopped with Ctrl-C. Anything else is a
+bug and shows its traceback.
 Nothing heavy is imported here: `gruppo --help` does not load torch.
 """
 
@@ -18,6 +19,8 @@ from gruppo.errors import GruppoError
 COMMANDS = {
     "train": "train a policy, as a TOML or YAML file and flags say",
     "plan": "say what such a run would do, and check all that can be known before weights load",
+    "monitor": "look at runs in the browser, while they run or later",
+    "audit": "run the health checks on a run's records; exit code 1 if one gives an ALERT",
     "demo": "train the built-in tiny policy on this machine's CPU",
 }
 """Subcommand -> what it does. Each is the module `gruppo.cli.<name>` with a function `run(argv) -> int`."""

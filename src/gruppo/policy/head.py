@@ -2,8 +2,10 @@
 
     z = softcap(head(h) · scale) / temperature        logprob = z[y] − lse(z)        entropy = lse(z) − Σ softmax(z)·z
 
-Tokens go through in blocks of at most `BLOCK_ELEMENTS` logits; the backward pass makes each block again. The
-projection runs in the autocast type, everything after it in float32 (float64 for float64 hidden states).
+Tokens go through in blocks of at most `BLOCK_ELEMENTS` logits. The first `KEPT_ELEMENTS` logits are kept for the
+backward pass, which then needs three matrix products in all; blocks beyond that are made again, which is a fourth. So
+memory is bounded whatever the vocabulary and the number of tokens. The projection runs in the autocast type,
+everything after it in float32 (float64 for float64 hidden states).
 
 There are two ways through the head. A plain linear layer takes `_LinearScore`, which sums the gradients of the
 blocks in float32. Anything else (an adapter on the head, a quantised or sharded head) is called as a module under
@@ -24,7 +26,13 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 BLOCK_ELEMENTS = 2**25
-"""Logits per block: 128 MiB in float32, and a few such tensors live at once."""
+"""Logits per block: 128 MiB in float32; two such tensors live at once."""
+
+KEPT_ELEMENTS = 2**26
+"""Logits of a forward that are kept for its backward pass; blocks beyond are computed twice."""
+
+STRIP_ELEMENTS = 2**18
+"""Logits that the CPU takes through softmax at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +50,10 @@ class LogitTransform:
 
     def backward(self, logits: Tensor, grad_z: Tensor, temperature: float) -> Tensor:
         """d loss / d logits, from d loss / d z."""
-        grad = grad_z / temperature
+        grad = grad_z
         if self.softcap is not None:
             grad = grad * (1 - torch.tanh(logits * self.scale / self.softcap).square())
-        return grad * self.scale
+        return grad if self.scale == temperature else grad * (self.scale / temperature)
 
 
 class Float32Head(nn.Linear):
@@ -73,8 +81,9 @@ def score_tokens(
     """
     if type(head) in (nn.Linear, Float32Head) and type(head.weight) is nn.Parameter:
         scored = _LinearScore.apply(
-            hidden_SD, head.weight, head.bias, targets_S, temperature, transform, _compute_dtype(head, hidden_SD)
-        )
+            hidden_SD, head.weight, head.bias, targets_S, temperature, transform, _compute_dtype(head, hidden_SD),
+            with_entropy, torch.is_grad_enabled(),
+        )  # fmt: skip
         logprobs_S, entropy_S = scored
     else:
         logprobs_S, entropy_S = _score_by_module(head, hidden_SD, targets_S, transform, temperature)
@@ -111,80 +120,124 @@ class _LinearScore(torch.autograd.Function):
         temperature: float,
         transform: LogitTransform,
         dtype: torch.dtype,
+        with_entropy: bool,
+        is_kept: bool,
     ) -> tuple[Tensor, Tensor]:
         # The entropy is often for the log only; its missing gradient must not come back as zeros to compute with.
         ctx.set_materialize_grads(False)
-        wide = _wide(hidden_SD.dtype)
-        num_tokens = hidden_SD.shape[0]
-        lse_S, target_S, entropy_S = (hidden_SD.new_empty(num_tokens, dtype=wide) for _ in range(3))
+        num_tokens, vocab_size = hidden_SD.shape[0], weight_VD.shape[0]
+        logprobs_S, entropy_S = (hidden_SD.new_zeros(num_tokens, dtype=_wide(hidden_SD.dtype)) for _ in range(2))
+        scratch = _Scratch()
+        ctx.kept = []
         with torch.autocast(hidden_SD.device.type, enabled=False):
             w_VD = weight_VD.to(dtype)
-            for s in _blocks(num_tokens, weight_VD.shape[0]):
-                z_SV = transform(_project(hidden_SD[s], w_VD, bias_V, dtype).to(wide), temperature)
-                lse_S[s] = torch.logsumexp(z_SV, dim=-1)
-                target_S[s] = z_SV.gather(1, targets_S[s][:, None])[:, 0]
-                entropy_S[s] = lse_S[s] - (torch.exp(z_SV - lse_S[s][:, None]) * z_SV).sum(dim=-1)
-        ctx.save_for_backward(hidden_SD, weight_VD, bias_V, targets_S, lse_S, entropy_S)
+            for s in _blocks(num_tokens, vocab_size):
+                is_block_kept = is_kept and s.stop * vocab_size <= KEPT_ELEMENTS
+                size = (s.stop - s.start, vocab_size)
+                out_SV = w_VD.new_empty(size) if is_block_kept else scratch.take(size, w_VD)
+                logits_SV = _project(hidden_SD[s], w_VD, bias_V, out_SV)
+                if is_block_kept:
+                    ctx.kept.append(logits_SV)
+                for r in _strips(s, vocab_size, hidden_SD.device):
+                    z_SV = transform(logits_SV[_within(r, s)].to(logprobs_S.dtype), temperature)
+                    log_p_SV = torch.log_softmax(z_SV, dim=-1)
+                    logprobs_S[r] = log_p_SV.gather(1, targets_S[r][:, None])[:, 0]
+                    if with_entropy:
+                        entropy_S[r] = -log_p_SV.exp().mul_(log_p_SV).sum(dim=-1)
+        ctx.save_for_backward(hidden_SD, weight_VD, bias_V, targets_S, entropy_S)
         ctx.settings = (temperature, transform, dtype)
-        return target_S - lse_S, entropy_S
+        return logprobs_S, entropy_S
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_logprobs_S: Tensor | None, grad_entropy_S: Tensor | None) -> tuple[Tensor | None, ...]:
-        hidden_SD, weight_VD, bias_V, targets_S, lse_S, entropy_S = ctx.saved_tensors
+        hidden_SD, weight_VD, bias_V, targets_S, entropy_S = ctx.saved_tensors
         temperature, transform, dtype = ctx.settings
-        wide = lse_S.dtype
-        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
-        grad_hidden = torch.zeros_like(hidden_SD, dtype=wide) if wants_hidden else None
-        grad_weight = torch.zeros_like(weight_VD, dtype=wide) if wants_weight else None
-        grad_bias = torch.zeros_like(bias_V, dtype=wide) if wants_bias else None
+        vocab_size = weight_VD.shape[0]
+        sums = _GradientSums(hidden_SD, weight_VD, bias_V, ctx.needs_input_grad[:3])
+        logit_scratch, grad_scratch = _Scratch(), _Scratch()
         with torch.autocast(hidden_SD.device.type, enabled=False):
             w_VD = weight_VD.to(dtype)
-            for s in _blocks(hidden_SD.shape[0], weight_VD.shape[0]):
-                h_SD = hidden_SD[s].to(dtype)
-                logits_SV = _project(h_SD, w_VD, bias_V, dtype).to(wide)
-                grad_z_SV = _grad_z(
-                    transform(logits_SV, temperature),
-                    targets_S[s],
-                    lse_S=lse_S[s],
-                    entropy_S=entropy_S[s],
-                    grad_logprobs_S=None if grad_logprobs_S is None else grad_logprobs_S[s],
-                    grad_entropy_S=None if grad_entropy_S is None else grad_entropy_S[s],
-                )
+            for number, s in enumerate(_blocks(hidden_SD.shape[0], vocab_size)):
+                size = (s.stop - s.start, vocab_size)
+                if number < len(ctx.kept):
+                    logits_SV = ctx.kept[number]
+                else:
+                    logits_SV = _project(hidden_SD[s], w_VD, bias_V, logit_scratch.take(size, w_VD))
                 # Rounded to the projection's type, as the model's own backward pass would.
-                g_SV = transform.backward(logits_SV, grad_z_SV, temperature).to(dtype)
-                if grad_hidden is not None:
-                    grad_hidden[s] = _matmul_wide(g_SV, w_VD, wide)
-                if grad_weight is not None:
-                    grad_weight += _matmul_wide(g_SV.t(), h_SD, wide)
-                if grad_bias is not None:
-                    grad_bias += g_SV.sum(dim=0, dtype=wide)
-        return (
-            None if grad_hidden is None else grad_hidden.to(hidden_SD.dtype),
-            None if grad_weight is None else grad_weight.to(weight_VD.dtype),
-            None if grad_bias is None else grad_bias.to(bias_V.dtype),
-            *(None,) * 4,
+                g_SV = grad_scratch.take(size, w_VD)
+                for r in _strips(s, vocab_size, hidden_SD.device):
+                    wide_SV = logits_SV[_within(r, s)].to(entropy_S.dtype)
+                    grad_z_SV = _grad_z(
+                        transform(wide_SV, temperature),
+                        targets_S[r],
+                        entropy_S=entropy_S[r],
+                        grad_logprobs_S=None if grad_logprobs_S is None else grad_logprobs_S[r],
+                        grad_entropy_S=None if grad_entropy_S is None else grad_entropy_S[r],
+                    )
+                    g_SV[_within(r, s)] = transform.backward(wide_SV, grad_z_SV, temperature)
+                sums.add(s, g_SV, hidden_SD[s].to(dtype), w_VD)
+        return (*sums.results(), *(None,) * 6)
+
+
+class _Scratch:
+    """A matrix that is allocated once and handed out block after block: fresh memory costs more than what fills it."""
+
+    def __init__(self) -> None:
+        self._matrix: Tensor | None = None
+
+    def take(self, size: tuple[int, int], like: Tensor) -> Tensor:
+        """Uninitialised; never more rows than the first time."""
+        if self._matrix is None:
+            self._matrix = like.new_empty(size)
+        return self._matrix[: size[0]]
+
+
+class _GradientSums:
+    """Gradients of hidden states, weight and bias, summed over blocks in the wide type."""
+
+    def __init__(self, hidden_SD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, wanted: tuple[bool, ...]) -> None:
+        inputs = (hidden_SD, weight_VD, bias_V)
+        self._dtypes = [None if x is None else x.dtype for x in inputs]
+        self._hidden, self._weight, self._bias = (
+            torch.zeros_like(x, dtype=_wide(x.dtype)) if is_wanted and x is not None else None
+            for x, is_wanted in zip(inputs, wanted, strict=True)
         )
+
+    def add(self, s: slice, g_SV: Tensor, h_SD: Tensor, w_VD: Tensor) -> None:
+        if self._hidden is not None:
+            self._hidden[s] = g_SV @ w_VD
+        if self._weight is not None:
+            _add_product(self._weight, g_SV.t(), h_SD)
+        if self._bias is not None:
+            self._bias += g_SV.sum(dim=0, dtype=self._bias.dtype)
+
+    def results(self) -> list[Tensor | None]:
+        grads = (self._hidden, self._weight, self._bias)
+        return [None if x is None else x.to(dtype) for x, dtype in zip(grads, self._dtypes, strict=True)]
 
 
 def _grad_z(
     z_SV: Tensor,
     targets_S: Tensor,
     *,
-    lse_S: Tensor,
     entropy_S: Tensor,
     grad_logprobs_S: Tensor | None,
     grad_entropy_S: Tensor | None,
 ) -> Tensor:
     """d logprob / d z_j = 1[j = y] − p_j;   d entropy / d z_j = −p_j (log p_j + entropy)."""
-    log_p_SV = z_SV - lse_S[:, None]
-    p_SV = log_p_SV.exp()
-    grad_SV = torch.zeros_like(z_SV)
+    if grad_entropy_S is None:
+        if grad_logprobs_S is None:
+            return torch.zeros_like(z_SV)
+        grad_SV = torch.softmax(z_SV, dim=-1).mul_(-grad_logprobs_S[:, None])
+    else:
+        log_p_SV = torch.log_softmax(z_SV, dim=-1)
+        weight_SV = (log_p_SV + entropy_S[:, None]).mul_(grad_entropy_S[:, None])
+        if grad_logprobs_S is not None:
+            weight_SV += grad_logprobs_S[:, None]
+        grad_SV = log_p_SV.exp_().mul_(weight_SV).neg_()
     if grad_logprobs_S is not None:
-        grad_SV -= grad_logprobs_S[:, None] * p_SV
         grad_SV.scatter_add_(1, targets_S[:, None], grad_logprobs_S[:, None])
-    if grad_entropy_S is not None:
-        grad_SV -= grad_entropy_S[:, None] * p_SV * (log_p_SV + entropy_S[:, None])
     return grad_SV
 
 
@@ -204,20 +257,35 @@ def _score_by_module(
     return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
 
-def _project(h_SD: Tensor, w_VD: Tensor, bias_V: Tensor | None, dtype: torch.dtype) -> Tensor:
-    return functional.linear(h_SD.to(dtype), w_VD, None if bias_V is None else bias_V.to(dtype))
+def _project(h_SD: Tensor, w_VD: Tensor, bias_V: Tensor | None, out_SV: Tensor) -> Tensor:
+    torch.mm(h_SD.to(w_VD.dtype), w_VD.t(), out=out_SV)
+    return out_SV if bias_V is None else out_SV.add_(bias_V.to(w_VD.dtype))
 
 
-def _matmul_wide(a: Tensor, b: Tensor, wide: torch.dtype) -> Tensor:
-    """a @ b without rounding to the inputs' type: many small rounded sums would bias the gradient."""
-    if a.is_cuda and a.dtype in (torch.float16, torch.bfloat16):
-        return torch.mm(a, b, out_dtype=wide)
-    return a.to(wide) @ b.to(wide)
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a @ b. What is added may be rounded to the type of a and b; the sum never is, which would bias it."""
+    if a.dtype == total.dtype:
+        total.addmm_(a, b)
+    elif a.is_cuda:
+        total += torch.mm(a, b, out_dtype=total.dtype)
+    else:
+        total += a @ b
 
 
 def _blocks(num_tokens: int, vocab_size: int) -> list[slice]:
     size = block_size(vocab_size)
     return [slice(start, min(start + size, num_tokens)) for start in range(0, num_tokens, size)]
+
+
+def _strips(s: slice, vocab_size: int, device: torch.device) -> list[slice]:
+    """Rows of a block that fit into a core's cache together, where there is one: softmax makes several passes."""
+    size = max(1, STRIP_ELEMENTS // vocab_size) if device.type == "cpu" else s.stop - s.start
+    return [slice(start, min(start + size, s.stop)) for start in range(s.start, s.stop, size)]
+
+
+def _within(r: slice, s: slice) -> slice:
+    """Rows r of all, counted from the start of block s."""
+    return slice(r.start - s.start, r.stop - s.start)
 
 
 def _compute_dtype(head: nn.Module, hidden_SD: Tensor) -> torch.dtype:

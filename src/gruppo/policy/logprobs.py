@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# What `_split` found for each model seen.
+# What `head_transform` found for each model seen.
 _SPLITS: WeakKeyDictionary[nn.Module, LogitTransform | None] = WeakKeyDictionary()
 
 
@@ -101,9 +101,9 @@ def token_logprobs(
         empty_NT = torch.zeros(batch.trained_NT.shape, dtype=wide, device=lm.device)
         return Forward(empty_NT, empty_NT if with_entropy else None, None)
     rows = _rows(batch, pad_token_id, lm, pad_to_multiple_of or 1)
-    transform = _split(lm)
+    transform = head_transform(lm)
     if transform is not None:
-        output = _decoder(lm)(**rows.inputs, **_router_request(with_aux_loss))
+        output = decoder(lm)(**rows.inputs, **router_request(with_aux_loss))
         hidden_SD = output.last_hidden_state[rows.row_S, rows.position_S]
         logprobs_S, entropy_S = score_tokens(
             lm.get_output_embeddings(),
@@ -115,14 +115,14 @@ def token_logprobs(
             entropy_needs_grad=entropy_needs_grad,
         )
     else:
-        output = lm(**rows.inputs, **_router_request(with_aux_loss))
+        output = lm(**rows.inputs, **router_request(with_aux_loss))
         logprobs_S, entropy_S = _score_own_logits(output.logits, rows, temperature)
         entropy_S = entropy_S if entropy_needs_grad else entropy_S.detach()
     trained_NT = batch.trained_NT.to(logprobs_S.device)
     return Forward(
-        _scattered(logprobs_S, trained_NT),
-        _scattered(entropy_S, trained_NT) if with_entropy and entropy_S is not None else None,
-        _aux_loss(lm.config, output.router_logits, rows.mask_NT) if with_aux_loss else None,
+        scattered(logprobs_S, trained_NT),
+        scattered(entropy_S, trained_NT) if with_entropy and entropy_S is not None else None,
+        load_balancing_loss(lm.config, output.router_logits, rows.mask_NT) if with_aux_loss else None,
     )
 
 
@@ -167,7 +167,7 @@ def _rows(batch: TrainBatch, pad_token_id: int, lm: Any, multiple: int) -> _Rows
         "attention_mask": torch.ones_like(on_device_NT),
         "use_cache": False,
     }
-    if _takes_positions(lm):
+    if takes_positions(lm):
         # Padding repeats the last position: a model of learned positions may have none beyond the longest row.
         positions_T = torch.arange(width, device=lm.device).clamp(max=longest - 1)
         inputs["position_ids"] = positions_T.expand(len(sequences), -1)
@@ -180,12 +180,12 @@ def _rows(batch: TrainBatch, pad_token_id: int, lm: Any, multiple: int) -> _Rows
     )
 
 
-def _takes_positions(lm: Any) -> bool:
+def takes_positions(lm: Any) -> bool:
     """Models without the argument (ALiBi, recurrent ones) derive what they need from the mask."""
     return "position_ids" in inspect.signature(type(lm).forward).parameters
 
 
-def _scattered(values_S: Tensor, trained_NT: Tensor) -> Tensor:
+def scattered(values_S: Tensor, trained_NT: Tensor) -> Tensor:
     # masked_scatter (unlike an indexed assignment into zeros) stays connected where nothing is trained.
     return values_S.new_zeros(trained_NT.shape).masked_scatter(trained_NT, values_S)
 
@@ -202,12 +202,12 @@ def _score_own_logits(logits_NTV: Tensor, rows: _Rows, temperature: float) -> tu
     return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
 
-def _decoder(lm: Any) -> nn.Module:
+def decoder(lm: Any) -> nn.Module:
     """The model without its head."""
     return lm.base_model
 
 
-def _split(lm: Any) -> LogitTransform | None:
+def head_transform(lm: Any) -> LogitTransform | None:
     """What comes after the head, if the model's logits are transform(head(decoder(x))). Checked once for each model.
 
     A family with a twist of its own (an unknown multiplier, a projection before the head) gives None, and is scored
@@ -215,7 +215,7 @@ def _split(lm: Any) -> LogitTransform | None:
     """
     if lm not in _SPLITS:
         transform = logit_transform(lm.config)
-        can_split = lm.get_output_embeddings() is not None and _decoder(lm) is not lm and _agrees(lm, transform)
+        can_split = lm.get_output_embeddings() is not None and decoder(lm) is not lm and _agrees(lm, transform)
         if not can_split:
             logger.warning(
                 "%s: its logits are not head(decoder(x)) in a form that gruppo knows, so log-probs are taken from the "
@@ -231,12 +231,12 @@ def _agrees(lm: Any, transform: LogitTransform) -> bool:
     """Compares both ways to the logits on a few tokens."""
     ids_NT = torch.arange(min(4, lm.config.get_text_config().vocab_size), device=lm.device)[None]
     inputs: dict[str, Any] = {"input_ids": ids_NT, "attention_mask": torch.ones_like(ids_NT), "use_cache": False}
-    if _takes_positions(lm):
+    if takes_positions(lm):
         inputs["position_ids"] = torch.arange(ids_NT.shape[1], device=lm.device)[None]
     modes = [(module, module.training) for module in lm.modules()]
     lm.eval()
     own_NTV = lm(**inputs).logits.float()
-    hidden_NTD = _decoder(lm)(**inputs).last_hidden_state
+    hidden_NTD = decoder(lm)(**inputs).last_hidden_state
     ours_NTV = transform(lm.get_output_embeddings()(hidden_NTD).float(), 1.0)
     for module, is_training in modes:
         module.training = is_training
@@ -244,11 +244,11 @@ def _agrees(lm: Any, transform: LogitTransform) -> bool:
     return bool((own_NTV - ours_NTV).abs().max() <= 0.02 * own_NTV.abs().max())
 
 
-def _router_request(with_aux_loss: bool) -> dict[str, bool]:
+def router_request(with_aux_loss: bool) -> dict[str, bool]:
     return {"output_router_logits": True} if with_aux_loss else {}
 
 
-def _aux_loss(config: PretrainedConfig, router_logits: tuple[Tensor, ...], mask_NT: Tensor) -> Tensor:
+def load_balancing_loss(config: PretrainedConfig, router_logits: tuple[Tensor, ...], mask_NT: Tensor) -> Tensor:
     """The load-balancing loss (arXiv 2101.03961) that transformers' mixtures of experts share; padding is left out."""
     from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 

@@ -1,0 +1,133 @@
+"""StepRecord and EvalRecord: one optimizer step, one evaluation, as the checks see them. Live and offline alike.
+
+Live, NaN and infinity are floats; in metrics.jsonl they are null. Both become a name in `nonfinite`, so that the
+same run gives the same records. From the rows of a step come further numbers (`row_signals`) that outlive them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from gruppo.monitor.health.rows import REWARD, Rows
+from gruppo.monitor.health.stats import Floats, spearman
+
+NOT_METRICS = frozenset({"step", "split", "attempt", "time", "nonfinite"})
+
+FOREIGN_LETTERS = 0.1
+"""Share of letters in scripts foreign to the prompt from which a completion counts as switched (D24)."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One optimizer step of training. `rows` is dropped once a later step is there."""
+
+    step: int
+    metrics: Mapping[str, float]
+    """Finite metrics, and the signals of its rows under `rows/`."""
+    nonfinite: frozenset[str] = frozenset()
+    rows: Rows | None = None
+
+    def without_rows(self) -> StepRecord:
+        return replace(self, rows=None)
+
+
+@dataclass(frozen=True, slots=True)
+class EvalRecord:
+    """One evaluation after `step` optimizer steps. `metrics` are named without the prefix of the split."""
+
+    step: int
+    split: str
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+Record = StepRecord | EvalRecord
+
+
+def step_record(
+    step: int, metrics: Mapping[str, Any], rows: Rows | None = None, weights: Mapping[str, float] | None = None
+) -> StepRecord:
+    """The record of a step from a metrics line (or the dict that becomes one) and its rows.
+
+    `weights`: reward function -> weight; 1 for functions that are not in it.
+    """
+    finite, nonfinite = _sorted_out(metrics)
+    if rows is not None and len(rows):
+        finite |= row_signals(rows, weights or {})
+    return StepRecord(step, finite, nonfinite, rows if rows is not None and len(rows) else None)
+
+
+def eval_record(step: int, split: str, metrics: Mapping[str, Any]) -> EvalRecord:
+    """The record of an evaluation; `metrics` as logged, with the prefix (`eval_reward`, ...)."""
+    finite, _ = _sorted_out(metrics)
+    return EvalRecord(step, split, {name.removeprefix(f"{split}_"): value for name, value in finite.items()})
+
+
+def row_signals(rows: Rows, weights: Mapping[str, float]) -> dict[str, float]:
+    """What later steps need to know about these rows.
+
+    rows/reward_min, rows/reward_max, rows/reward_kinds (different values), rows/term_max/<name>; rows/foreign: share of
+    completions that left the prompt's scripts; rows/length_rho: mean within-group Spearman of reward and length;
+    rows/share/<name>: share of the within-group variance of the reward that comes from a term (they add up to 1).
+    """
+    signals: dict[str, float] = {}
+    rewards, lengths = rows.numbers("reward"), rows.numbers("n_trained")
+    if rewards is not None:
+        signals |= {"rows/reward_min": float(np.nanmin(rewards)), "rows/reward_max": float(np.nanmax(rewards))}
+        signals["rows/reward_kinds"] = float(len(np.unique(rewards[~np.isnan(rewards)])))
+        signals |= _shares(rows, rewards, weights)
+    for name in rows.reward_names:
+        values = rows.numbers(REWARD + name)
+        if values is not None:
+            signals[f"rows/term_max/{name}"] = float(np.nanmax(values))
+    if rewards is not None and lengths is not None:
+        rhos = [spearman(*_both(rewards[group], lengths[group])) for group in rows.groups]
+        known = [rho for rho in rhos if rho is not None]
+        if known:
+            signals["rows/length_rho"] = float(np.mean(known))
+    foreign = rows.numbers("script_share")
+    if foreign is not None:
+        signals["rows/foreign"] = float(np.mean(np.nan_to_num(foreign) > FOREIGN_LETTERS))
+    return signals
+
+
+def _both(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    known = ~(np.isnan(x) | np.isnan(y))
+    return x[known], y[known]
+
+
+def _shares(rows: Rows, rewards: Floats, weights: Mapping[str, float]) -> dict[str, float]:
+    """s_k = cov(w_k r_k, r) / var(r) inside groups: what all siblings share is ignored by GRPO too."""
+    total = 0.0
+    parts = dict.fromkeys(rows.reward_names, 0.0)
+    terms = {name: rows.numbers(REWARD + name) for name in parts}
+    for group in rows.groups:
+        r = rewards[group]
+        scored = ~np.isnan(r)
+        if not scored.any():
+            continue
+        centred = r[scored] - r[scored].mean()
+        total += float(centred @ centred)
+        for name, values in terms.items():
+            if values is not None:
+                parts[name] += weights.get(name, 1.0) * float(centred @ np.nan_to_num(values[group][scored]))
+    if total <= 1e-12 * float(np.nanmax(np.abs(rewards))) ** 2:
+        return {}
+    return {f"rows/share/{name}": part / total for name, part in parts.items()}
+
+
+def _sorted_out(metrics: Mapping[str, Any]) -> tuple[dict[str, float], frozenset[str]]:
+    finite: dict[str, float] = {}
+    nonfinite: set[str] = set()
+    for name, value in metrics.items():
+        if name in NOT_METRICS or isinstance(value, (str, bool)):
+            continue
+        if value is None or not math.isfinite(value):
+            nonfinite.add(name)
+        else:
+            finite[name] = float(value)
+    return finite, frozenset(nonfinite)

@@ -1,0 +1,199 @@
+"""How a run is doing, as far as its folder tells: run.json, the ends of its lines files, and when it last wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal, NamedTuple
+
+from gruppo.monitor.server.folders import RunFolder
+from gruppo.monitor.server.lines import Line, open_plain, parse, read_last
+
+State = Literal["running", "silent", "finished", "failed"]
+
+TAIL_BYTES = 128 * 2**10
+MAX_RUN_JSON_BYTES = 16 * 2**20
+
+PATIENCE_SECONDS = 120.0
+PATIENCE_STEPS = 10
+"""A run that has not ended and wrote nothing for this long (whichever is longer) is called silent."""
+
+SIGNS_OF_LIFE = ("metrics.jsonl", "events.jsonl", "heartbeat.json", "rollouts", "run.json")
+
+
+class Facts(NamedTuple):
+    """What the files say, whatever the hour. `run` is run.json, `latest` the last training line, `last_eval` the last
+    other one; `num_bytes` is about what this takes in memory."""
+
+    run: dict[str, Any]
+    outcome: str | None
+    latest: Line
+    last_eval: Line
+    step_seconds: float | None
+    num_bytes: int
+
+
+class Status(NamedTuple):
+    """Facts, and what the hour makes of them."""
+
+    state: State
+    updated: float | None
+    facts: Facts
+
+    @property
+    def run(self) -> dict[str, Any]:
+        return self.facts.run
+
+    @property
+    def outcome(self) -> str | None:
+        return self.facts.outcome
+
+    @property
+    def latest(self) -> Line:
+        return self.facts.latest
+
+
+Signature = tuple[tuple[int, int] | None, ...]
+
+
+def signature(path: Path) -> Signature:
+    """Time stamp and size of the files that show life: facts stay as they are while it does."""
+    return tuple(_stamp(path / name) for name in SIGNS_OF_LIFE)
+
+
+def read_facts(path: Path) -> Facts:
+    """Reads at most a few hundred kB beyond run.json, however long the run."""
+    run = read_run_json(path)
+    lines = read_last(path / "metrics.jsonl", TAIL_BYTES)
+    training = [line for line in lines if line.get("split") == "train"]
+    evals = [line for line in lines if line.get("split") != "train"]
+    return Facts(
+        run,
+        last_outcome(path, run),
+        training[-1] if training else {},
+        evals[-1] if evals else {},
+        _median_step_time(training),
+        20_000 + 8 * len(repr(run)),
+    )
+
+
+def status_of(facts: Facts, when: Signature, now: float) -> Status:
+    """`when` is the signature that belongs to the facts; `now` in seconds since 1970."""
+    updated = max((stamp[0] / 1e9 for stamp in when if stamp is not None), default=None)
+    age = None if updated is None else now - updated
+    return Status(_state(facts.run, facts.outcome, age, facts.step_seconds), updated, facts)
+
+
+def read_run_json(path: Path) -> dict[str, Any]:
+    """run.json; an empty dict if there is none, or none that can be read. `attempts` is always a list of dicts."""
+    try:
+        with open_plain(path / "run.json") as file:
+            run = parse(file.read(MAX_RUN_JSON_BYTES)) or {}
+    except FileNotFoundError:
+        run = {}
+    attempts = run.get("attempts")
+    entries = attempts if isinstance(attempts, list) else []
+    known = [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("attempt"), int)]
+    return run | {"attempts": known}
+
+
+def latest_attempt(run: Mapping[str, Any]) -> dict[str, Any]:
+    """The last entry of run.json's attempts."""
+    attempts = run.get("attempts") or [{}]
+    return dict(attempts[-1])
+
+
+def config_of(run: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of the latest attempt."""
+    return dict_in(latest_attempt(run), "config")
+
+
+def dict_in(entry: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The dict under `name`; empty if there is none."""
+    value = entry.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def last_outcome(path: Path, run: Mapping[str, Any]) -> str | None:
+    """How the latest attempt said it ended; None if it did not say."""
+    number = latest_attempt(run).get("attempt")
+    events = read_last(path / "events.jsonl", TAIL_BYTES)
+    stops = [event for event in events if event.get("kind") == "attempt_stop"]
+    if stops and (number is None or stops[-1].get("attempt") == number):
+        return str(stops[-1].get("outcome"))
+    return None
+
+
+def brief(folder: RunFolder, status: Status) -> dict[str, Any]:
+    """The run's entry in the list of runs."""
+    config = config_of(status.run)
+    progress = progress_of(status, config)
+    return {
+        "id": folder.id,
+        "name": folder.name,
+        "run_id": status.run.get("run_id"),
+        "state": status.state,
+        "outcome": status.outcome,
+        "created": status.run.get("created"),
+        "updated": status.updated,
+        "num_attempts": len(status.run["attempts"]),
+        "step": progress["step"],
+        "max_steps": progress["max_steps"],
+        "progress": progress["share"],
+        "reward": status.latest.get("reward"),
+        "eval_reward": status.facts.last_eval.get(f"{status.facts.last_eval.get('split')}_reward"),
+        "model": next((config[name] for name in ("model", "model_name_or_path") if config.get(name)), None),
+    }
+
+
+def progress_of(status: Status, config: Mapping[str, Any]) -> dict[str, Any]:
+    """How far it is, and how long the rest will take at the recent pace."""
+    step, epoch = _number(status.latest.get("step")), _number(status.latest.get("epoch"))
+    max_steps, num_epochs = _number(config.get("max_steps")), _number(config.get("num_train_epochs"))
+    share = None
+    if step is not None and max_steps is not None and max_steps > 0:
+        share = min(1.0, step / max_steps)
+    else:
+        max_steps = None
+        if epoch is not None and num_epochs:
+            share = min(1.0, epoch / num_epochs)
+    seconds = status.facts.step_seconds
+    eta = None
+    if share and step and seconds is not None and status.state == "running":
+        eta = step * (1 - share) / share * seconds
+    return {
+        "step": step,
+        "max_steps": max_steps,
+        "epoch": epoch,
+        "num_epochs": num_epochs,
+        "share": share,
+        "seconds_per_step": seconds,
+        "eta_seconds": eta,
+    }
+
+
+def _state(run: Mapping[str, Any], outcome: str | None, age: float | None, step_seconds: float | None) -> State:
+    if outcome is not None:
+        return "finished" if outcome == "finished" else "failed"
+    if latest_attempt(run).get("ended"):
+        return "finished"
+    patience = max(PATIENCE_SECONDS, PATIENCE_STEPS * (step_seconds or 0.0))
+    return "running" if age is not None and age <= patience else "silent"
+
+
+def _median_step_time(training: list[Line]) -> float | None:
+    times = [time for time in (_number(line.get("step_time")) for line in training[-50:]) if time is not None]
+    return median(times) if times else None
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:  # not there (yet)
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
+def _number(value: Any) -> float | int | None:
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None

@@ -1,0 +1,170 @@
+"""The verdict line: what a run's curves say in plain words. A pure function of columns; hints, not proof."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from gruppo.monitor.server.buckets import Floats
+
+Level = Literal["ok", "info", "warn", "alert", "unknown"]
+
+RANKS: dict[Level, int] = {"unknown": 0, "ok": 1, "info": 2, "warn": 3, "alert": 4}
+
+MIN_STEPS = 10
+NUM_STEPS = 20
+"""Steps at either end of the run that are compared."""
+
+CLEAR_Z = 3.0
+"""Difference of the two means in standard errors from which it is called a change."""
+
+FLAT_WARN = 0.5
+"""Share of completions in groups without a difference from which it is worth a warning."""
+
+SEVERITY_LEVELS: dict[str, Level] = {"INFO": "info", "WARN": "warn", "ALERT": "alert"}
+
+STATE_FACTS: dict[str, tuple[Level, str]] = {
+    "silent": (
+        "warn",
+        "The run has not ended, and has not written for {age}: it was killed, or a step takes very long.",
+    ),
+    "failed": ("alert", "The run ended early: {outcome}."),
+}
+
+
+class Fact(NamedTuple):
+    """One sentence of the verdict. `head` is its short form for the verdict line, if it belongs there."""
+
+    code: str
+    level: Level
+    text: str
+    head: str = ""
+
+
+def verdict(
+    columns: Mapping[str, Floats],
+    eval_rewards: Floats,
+    findings: Sequence[Mapping[str, Any]],
+    state: str,
+    *,
+    outcome: str | None = None,
+    age: float | None = None,
+) -> dict[str, Any]:
+    """`level`, `text` and `facts`.
+
+    Args:
+        columns: `reward` and `frac_reward_zero_std` over the steps of training, NaN for no value.
+        eval_rewards: of the evaluations, oldest first.
+        findings: the checks that stand (`detectors_of`, open ones).
+        state, outcome, age: as in status.py; `age` is seconds since the last write.
+    """
+    reward = columns["reward"]
+    facts = [
+        _state_fact(state, outcome, age),
+        _reward_fact(reward),
+        _flat_fact(columns["frac_reward_zero_std"]),
+        _eval_fact(reward, eval_rewards),
+        _findings_fact(findings),
+    ]
+    known = [fact for fact in facts if fact is not None]
+    level = max((fact.level for fact in known), key=RANKS.__getitem__, default="unknown")
+    heads = [fact.head for fact in known if fact.head]
+    return {
+        "level": level,
+        "text": " ".join(heads) or "Nothing was recorded yet.",
+        "facts": [{"code": fact.code, "level": fact.level, "text": fact.text} for fact in known],
+    }
+
+
+def _state_fact(state: str, outcome: str | None, age: float | None) -> Fact | None:
+    if state not in STATE_FACTS:
+        return None
+    level, pattern = STATE_FACTS[state]
+    text = pattern.format(age=_duration(age), outcome=outcome)
+    return Fact(state, level, text, {"silent": f"Silent for {_duration(age)}.", "failed": f"Ended: {outcome}."}[state])
+
+
+def _reward_fact(reward: Floats) -> Fact | None:
+    num_steps = len(reward)
+    if not num_steps:
+        return None
+    values = reward[np.isfinite(reward)]
+    if len(values) < MIN_STEPS:
+        text = f"Too early to say: {len(values)} steps with a reward so far, {MIN_STEPS} are needed."
+        return Fact("reward", "unknown", text, f"Too early to say ({num_steps} steps).")
+    size = min(NUM_STEPS, len(values) // 2)
+    first, last = values[:size], values[-size:]
+    before, after = float(first.mean()), float(last.mean())
+    error = math.sqrt(float(first.var(ddof=1) + last.var(ddof=1)) / size)
+    change = after - before
+    is_clear = abs(change) > CLEAR_Z * error and abs(change) > 1e-9 * max(abs(before), abs(after))
+    span = f"{_short(before)} (first {size} steps) to {_short(after)} (last {size} steps)"
+    over = f"reward {_short(before)} → {_short(after)} over {num_steps} steps."
+    if not is_clear:
+        return Fact("reward", "info", f"Reward did not clearly change: from {span}.", f"No clear change: {over}")
+    if change > 0:
+        return Fact("reward", "ok", f"Reward rose from {span}.", f"Learning: {over}")
+    return Fact("reward", "warn", f"Reward fell from {span}.", f"Getting worse: {over}")
+
+
+def _flat_fact(shares: Floats) -> Fact | None:
+    values = shares[-NUM_STEPS:]
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return None
+    share = float(values.mean())
+    text = f"{share:.0%} of completions are in groups without a difference in reward: they teach nothing."
+    return (
+        Fact("zero_std", "warn", text, f"{share:.0%} teach nothing.")
+        if share > FLAT_WARN
+        else Fact("zero_std", "ok", text)
+    )
+
+
+def _eval_fact(reward: Floats, evals: Floats) -> Fact | None:
+    values = evals[np.isfinite(evals)]
+    if len(values) < 2:
+        return None
+    best, last = float(values.max()), float(values[-1])
+    text = f"Held-out reward: {_short(float(values[0]))} at first, {_short(best)} at best, {_short(last)} now."
+    training = reward[np.isfinite(reward)]
+    size = min(NUM_STEPS, len(training) // 2)
+    rises = size >= MIN_STEPS // 2 and float(training[-size:].mean()) > float(training[:size].mean())
+    has_fallen = len(values) >= 3 and last < values[0] and rises
+    if has_fallen:
+        return Fact(
+            "eval", "warn", text + " Training reward rises while held-out reward falls.", "Held-out reward falls."
+        )
+    return Fact("eval", "ok", text)
+
+
+def _findings_fact(findings: Sequence[Mapping[str, Any]]) -> Fact | None:
+    """`findings`: entries with detector, name and severity."""
+    if not findings:
+        return None
+    levels = [SEVERITY_LEVELS.get(str(finding.get("severity")), "info") for finding in findings]
+    level = max(levels, key=RANKS.__getitem__)
+    names = ", ".join(f"{finding.get('detector')} {finding.get('name')}" for finding in findings)
+    counted = [
+        f"{levels.count(kind)} {word}{'s' if levels.count(kind) > 1 else ''}"
+        for kind, word in (("alert", "alert"), ("warn", "warning"), ("info", "note"))
+        if kind in levels
+    ]
+    return Fact("findings", level, f"Open: {names}.", f"{', '.join(counted)}: {names}.")
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "an unknown time"
+    for size, word in ((86_400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= size:
+            count = int(seconds // size)
+            return f"{count} {word}{'s' if count > 1 else ''}"
+    return f"{int(seconds)} seconds"

@@ -1,0 +1,181 @@
+"""Every check fires on the run that is broken for it and stays silent on a healthy one; what it says holds up."""
+
+import functools
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gruppo.monitor.health.finding import RANKS, SEVERITIES
+from gruppo.monitor.health.table import DETECTORS
+from monitor.health.broken_runs import BROKEN, WITH_EVIDENCE, scaled
+from monitor.health.health_fakes import CONFIG, healthy_run, loud, observe
+
+CONFIG_OF = {"D02": CONFIG | {"beta": 0.0}}
+REWARD_CHECKS = ("D01", "D03", "D04", "D06", "D07", "D13", "D14", "D15", "D16", "D19", "D20", "D21")
+
+
+def broken_run(name):
+    run = healthy_run()
+    BROKEN[name][0](run)
+    return run
+
+
+@functools.cache
+def said(name):
+    """What a fresh monitor says about the broken run."""
+    return observe(broken_run(name), CONFIG_OF.get(name))[1]
+
+
+def news(findings):
+    return [(finding.detector, finding.severity, finding.step, finding.evidence) for finding in findings]
+
+
+def test_there_are_26_checks_and_each_has_a_broken_run():
+    assert list(DETECTORS) == [f"D{number:02}" for number in range(1, 27)] == list(BROKEN)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_healthy_run_is_silent(seed):
+    monitor, findings = observe(healthy_run(seed))
+    assert loud(findings) == set()
+    assert {state.level for state in monitor.state.checks.values()} <= {"ok", "info"}
+    assert monitor.state.checks.keys() == DETECTORS.keys()
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_the_check_fires_on_its_broken_run(name):
+    mine = [finding for finding in said(name) if finding.detector == name]
+    assert BROKEN[name][1] in {finding.severity for finding in mine}
+    assert "ALERT" not in {f.severity for f in mine} or BROKEN[name][1] == "ALERT"
+    first = mine[0]
+    assert first.message
+    assert first.advice
+    assert first.docs == f"docs/health/{name}.md"
+    assert bool(first.evidence) or name not in WITH_EVIDENCE
+    assert all(row.step == first.step and 0 <= row.group_id < 4 and 0 <= row.sample < 8 for row in first.evidence)
+
+
+@pytest.mark.parametrize("name", sorted(WITH_EVIDENCE))
+def test_the_order_of_rows_changes_nothing(name):
+    shuffled = broken_run(name)
+    for fake in shuffled:
+        order = list(range(len(fake.columns["sample"])))
+        random.Random(fake.step).shuffle(order)
+        fake.columns = {column: [values[row] for row in order] for column, values in fake.columns.items()}
+    assert observe(shuffled)[1] == said(name)
+
+
+@pytest.mark.parametrize("name", REWARD_CHECKS)
+def test_the_unit_of_the_reward_changes_nothing(name):
+    other = broken_run(name)
+    for fake in other:
+        scaled(fake, 40.0)
+    assert news(observe(other)[1]) == news(said(name))
+
+
+@pytest.mark.parametrize("keep", ["metrics", "rows", "nothing"])
+def test_what_is_not_recorded_is_not_available_and_never_ok(keep):
+    run = broken_run("D11")
+    for fake in run:
+        fake.metrics = fake.metrics if keep == "metrics" else {}
+        fake.columns = fake.columns if keep == "rows" else None
+        fake.evals = {}
+    monitor, findings = observe(run, {})
+    assert len(monitor.state.limits) == 26, "a check failed and was switched off"
+    assert ("D11", "ALERT") in loud(findings) or keep != "rows"
+    blind = {name for name, state in monitor.state.checks.items() if state.level in ("na", "insufficient")}
+    assert all(monitor.state.checks[name].reason for name in blind)
+    needed = {"metrics": {"rollouts", "tokens"}, "rows": {"metrics"}, "nothing": {"metrics", "rollouts", "tokens"}}
+    for name, state in monitor.state.checks.items():
+        if set(DETECTORS[name].needs) <= needed[keep]:
+            assert state.level in ("na", "insufficient"), name
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_damaged_records_never_break_a_check(seed):
+    rng = random.Random(seed)
+    run = broken_run(rng.choice(list(BROKEN)))[:: rng.choice((1, 3))][:30]
+    values = (None, float("nan"), float("inf"), 0.0, -1.0, 1e30)
+    for fake in run:
+        for name in rng.sample(sorted(fake.metrics), 4):
+            fake.metrics[name] = rng.choice(values)
+        dropped = rng.sample(sorted(fake.columns), 3)
+        fake.columns = {name: column for name, column in fake.columns.items() if name not in dropped}
+        for name in rng.sample(sorted(fake.columns), 3):
+            if name not in ("group_id", "sample"):
+                fake.columns[name] = [None] * len(fake.columns[name])
+    monitor, _ = observe(run)
+    assert len(monitor.state.limits) == 26, "a check failed and was switched off"
+
+
+def test_a_message_says_how_much_of_what_and_whether_the_reward_pays():
+    run = broken_run("D11")
+    for fake in run:
+        fake.columns["reward"] = [float(row % 4 == 0) for row in range(32)]
+    finding = next(finding for finding in observe(run)[1] if finding.detector == "D11")
+    assert finding.message == (
+        "8 of 32 completions (25%) repeat themselves at the end (limit 10%); their mean reward is 1, of all 0.25: "
+        "the reward pays for it"
+    )
+    assert [str(row) for row in finding.evidence[:3]] == ["g0s0", "g0s4", "g1s0"]
+    assert finding.text().startswith("ALERT D11 loops  step 33  8 of 32")
+
+
+def test_small_groups_are_told_that_chance_makes_them_flat():
+    rows = {"group_id": [0, 0, 1, 1], "sample": [0, 1, 0, 1], "reward": [0.0, 0.0, 0.0, 1.0]}
+    metrics = {"groups/frac_solved": 0.0, "groups/frac_failed": 0.6}
+    run = healthy_run()[:5]
+    for fake in run:
+        fake.metrics, fake.columns = metrics, rows
+    finding = next(f for f in observe(run, CONFIG | {"num_generations": 2})[1] if f.detector == "D01")
+    assert "With num_generations=2 and 25% right answers, 62% of groups are equal by chance" in finding.advice
+
+
+def test_solved_groups_are_news_when_learned_and_a_warning_when_given():
+    for first, severity in ((40, "INFO"), (0, "WARN")):
+        run = healthy_run()
+        for fake in run:
+            if fake.step > first:
+                fake.metrics |= {"groups/frac_solved": 0.95, "groups/frac_failed": 0.0}
+        assert {f.severity for f in observe(run)[1] if f.detector == "D01"} == {severity}
+
+
+def test_a_yes_or_no_reward_that_follows_length_is_only_explained():
+    run = broken_run("D13")
+    for fake in run:
+        fake.columns["reward"] = [float(length > 60 + fake.step) for length in fake.columns["n_trained"]]
+    assert {f.severity for f in observe(run)[1] if f.detector == "D13"} == {"INFO"}
+
+
+def test_agreement_on_a_good_answer_is_no_fault():
+    run = healthy_run()
+    for fake in run[3:]:
+        texts = fake.columns["completion"]
+        for row, reward in enumerate(fake.columns["reward"]):
+            texts[row] = texts[0] if reward > 0.9 else texts[row]
+    assert "D17" not in {finding.detector for finding in observe(run)[1]}
+
+
+def test_constant_rewards_and_missing_ones_are_named():
+    run = healthy_run()
+    for fake in run:
+        fake.metrics |= {"rewards/format/mean": 0.5, "rewards/format/std": 0.0}
+    assert "format gave 0.5 to every completion so far" in {f.message for f in observe(run)[1]}
+    run = healthy_run()[:10]
+    for fake in run:
+        for name in ("accuracy", "format"):
+            fake.columns[f"reward_status/{name}"] = ["none"] * 4 + ["ok"] * 28
+    assert ("D22", "WARN") in loud(observe(run)[1])
+
+
+def test_a_single_huge_gradient_warns_at_once():
+    run = healthy_run()
+    run[49].metrics["grad_norm"] = 60.0
+    assert [(f.severity, f.step) for f in observe(run)[1] if f.detector == "D23"] == [("WARN", 50), ("INFO", 55)]
+
+
+def test_levels_are_ordered():
+    assert sorted(RANKS, key=RANKS.__getitem__)[-3:] == list(SEVERITIES)

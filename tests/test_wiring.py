@@ -1,0 +1,104 @@
+"""Mistakes are found before weights load: the model that these trainers name does not exist anywhere."""
+
+import pytest
+import torch
+from transformers import EarlyStoppingCallback
+
+from fakes import DATA, count_twos, policy, trainer
+from gruppo.errors import ConfigError, DataError, GruppoError, ModelError, PlanError, RewardError
+from gruppo.wiring import launcher_note
+
+GHOST = "nobody/no-such-model"
+
+
+def no_kwargs(completions):
+    return [0.0] * len(completions)
+
+
+def wants_level(completions, level, **kwargs):
+    return [0.0] * len(completions)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fields", "kind", "message"),
+    [
+        ({"reward_funcs": no_kwargs}, {}, RewardError, "no_kwargs"),
+        ({"reward_funcs": wants_level}, {}, RewardError, "level"),
+        ({"reward_funcs": None}, {}, RewardError, "reward_funcs"),
+        ({"reward_funcs": [count_twos]}, {"reward_weights": [1.0, 2.0]}, RewardError, r"weights \(2\)"),
+        ({"train_dataset": None}, {}, DataError, "train_dataset is missing"),
+        ({"train_dataset": [{"question": "one"}]}, {}, DataError, "prompt"),
+        ({"train_dataset": DATA[:1]}, {}, PlanError, "1 prompt cannot fill one generation round"),
+        ({}, {"eval_strategy": "steps"}, DataError, "needs an eval_dataset"),
+        ({"eval_dataset": [{"x": 1}]}, {}, DataError, "eval_dataset"),
+        ({"tools": [print]}, {}, ConfigError, "tools cannot be used yet"),
+        ({"environment_factory": print}, {}, ConfigError, "environment_factory cannot be used yet"),
+        ({"optimizers": (None, object())}, {}, ConfigError, "a scheduler belongs to an optimizer"),
+        ({"callbacks": [print]}, {}, ConfigError, r"no transformers\.TrainerCallback"),
+        (
+            {"peft_config": object()},
+            {"sync_ref_model": True, "beta": 0.1},
+            ConfigError,
+            "cannot be used with an adapter",
+        ),
+    ],
+)
+def test_mistakes_are_found_before_the_model_is_touched(tmp_path, arguments, fields, kind, message):
+    with pytest.raises(kind, match=message):
+        trainer(tmp_path, fields, model=GHOST, **arguments)
+
+
+def test_a_model_that_does_not_exist_is_found_last(tmp_path):
+    with pytest.raises(ModelError, match=GHOST):
+        trainer(tmp_path, model=GHOST)
+
+
+def test_a_bad_stream_without_max_steps_is_a_plan_error(tmp_path):
+    from datasets import IterableDataset
+
+    stream = IterableDataset.from_generator(DATA.__iter__)
+    with pytest.raises(PlanError, match="max_steps"):
+        trainer(tmp_path, {"max_steps": -1}, model=GHOST, train_dataset=stream)
+
+
+def test_nothing_is_written_before_training(tmp_path):
+    trainer(tmp_path, callbacks=[EarlyStoppingCallback()], eval_dataset=DATA)
+    with pytest.raises(GruppoError):
+        trainer(tmp_path, model=GHOST)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_config_has_a_default_named_after_the_model(tmp_path, monkeypatch):
+    from gruppo import GRPOTrainer
+    from tiny_tokenizer import tiny_tokenizer
+
+    model = policy()
+    model.config._name_or_path = "org/small"
+    data = [{"prompt": "one"}] * 8
+    made = GRPOTrainer(model, count_twos, train_dataset=data, processing_class=tiny_tokenizer())
+    assert made.args.output_dir == "small-GRPO"
+    assert made.args.num_generations == 8
+
+
+def test_a_new_trainer_may_choose_another_precision(tmp_path):
+    """accelerate keeps one state per process; a notebook makes several trainers."""
+    first = trainer(tmp_path, {"bf16": False})
+    assert first.accelerator.mixed_precision == "no"
+    second = trainer(tmp_path, {"bf16": True})
+    expected = "bf16" if torch.cpu._is_avx512_bf16_supported() else "no"
+    assert second.accelerator.mixed_precision == expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "is_said"),
+    [
+        ({"ACCELERATE_USE_CPU": "True", "MASTER_PORT": "29500"}, True),
+        ({"ACCELERATE_USE_CPU": "True", "MASTER_PORT": "29500", "WORLD_SIZE": "2"}, False),
+        ({"ACCELERATE_USE_CPU": "True", "MASTER_PORT": "29500", "OMPI_COMM_WORLD_SIZE": "2"}, False),
+        ({"ACCELERATE_USE_CPU": "True"}, False),
+        ({}, False),
+    ],
+)
+def test_one_process_where_several_were_asked_for_is_said(environment, is_said):
+    note = launcher_note(environment)
+    assert (note is not None) is is_said
