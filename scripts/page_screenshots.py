@@ -35,7 +35,7 @@ VIEWS = {
     "step": "/run/{a}/step/24",
     "group": "/run/{a}/step/24/group/3?sample=2",
     "completion": "/run/{a}/sample/24.3.2.train",
-    "tokens": "/run/{a}/sample/24.0.2.train/tokens",
+    "tokens": "/run/{a}/sample/24.1.2.train/tokens",
     "prompts": "/run/{a}/prompt",
     "prompt": "/run/{a}/prompt/3",
     "evals": "/run/{a}/evals",

@@ -310,7 +310,7 @@ def test_every_field_has_one_sentence_and_a_group() -> None:
         assert re.fullmatch(r"[A-Z][^\n]*\.", sentence), name
     assert list(dict.fromkeys(FIELD_GROUPS.values())) == [
         *("run", "model", "data", "rollout", "reward", "advantage", "loss", "optimisation"),
-        *("logging", "evaluation", "saving", "hub"),
+        *("logging", "health", "evaluation", "saving", "hub"),
     ]
 
 

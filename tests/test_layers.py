@@ -38,6 +38,7 @@ ROWS = {
     "retention": 4,
     "scoring": 4,
     "settings": 4,
+    "watch": 4,
     "wiring": 4,
     "assemble": 4,
     "learner": 4,

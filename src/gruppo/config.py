@@ -347,6 +347,16 @@ class GRPOConfig:
     trackio_static_space_id: StaticSpace = None
     """Space for Trackio's static copy of the run; False makes none."""
 
+    # -- health
+    health_thresholds: JsonDict | None = None
+    """Limits of health checks, {"D05": {"alert": 0.7}}, or "off" for one of them; see docs/health."""
+    health_actions: JsonDict | None = None
+    """What a finding leads to, by severity or check: log, checkpoint, pause or stop ({"ALERT": "checkpoint"})."""
+    health_patterns: list[str] = dataclasses.field(default_factory=list)
+    """Regular expressions of text that must not be sampled (leaked answers, file paths, ...)."""
+    health_gold_rewards: list[str] = dataclasses.field(default_factory=list)
+    """Names of reward functions that are the real goal: the others rising without them is a sign of hacking."""
+
     # -- evaluation
     eval_strategy: Interval = "no"
     """When the held-out prompts are evaluated: every `eval_steps`, every epoch, or never."""
@@ -532,6 +542,7 @@ _GROUP_STARTS = {
     "loss_type": "loss",
     "per_device_train_batch_size": "optimisation",
     "logging_strategy": "logging",
+    "health_thresholds": "health",
     "eval_strategy": "evaluation",
     "save_strategy": "saving",
     "push_to_hub": "hub",

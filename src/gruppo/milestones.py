@@ -6,8 +6,7 @@ transformers' order: log, evaluate, best model, save. The training itself is in 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,11 +20,13 @@ from gruppo.hub import CompletionsUpload, Uploads, write_model_card
 from gruppo.log_window import LogWindow
 from gruppo.metrics import Mean
 from gruppo.monitor.completions_table import CompletionsTable
+from gruppo.monitor.health.finding import Action
 from gruppo.monitor.recorder import Recorder
 from gruppo.position import Position
 from gruppo.retention import delete_old
 from gruppo.settings import eval_sampling
 from gruppo.types import Group, Prompt, RewardTable, TrainBatch
+from gruppo.watch import Watch
 
 if TYPE_CHECKING:
     from gruppo.wiring import Parts
@@ -51,6 +52,7 @@ class Milestones:
         self.window, self.progress = LogWindow(), Position()
         self._run_dir = Path(self.config.output_dir)
         self._recorder: Recorder | None = None
+        self._watch: Watch | None = None
         self._completions_upload: CompletionsUpload | None = None
         self._uploads = Uploads(self.config)
         self._compute = compute
@@ -94,7 +96,7 @@ class Milestones:
         self.parts.display.close()
         if self._recorder is not None:
             self._recorder.close(outcome)
-            self._recorder = None
+            self._recorder = self._watch = None
         if self._completions_upload is not None:
             upload, self._completions_upload = self._completions_upload, None
             upload.close(is_complete=outcome != "interrupted")
@@ -124,9 +126,13 @@ class Milestones:
             self.window.add({"entropy_coef": Mean.of([self.parts.learner.entropy_control.coef])})
         self.window.add(self.parts.clock.take(num_new_tokens))
         values = self.window.end_step(grad_norm=grad_norm, learning_rate=learning_rate)
+        actions: Collection[Action] = ()
         if self._recorder is not None:
             self._recorder.record_step(state.global_step, {"epoch": state.epoch, **values})
+        if self._watch is not None:
+            actions = self._watch.end_step(state.global_step, {"epoch": state.epoch, **values})
         self.callbacks.on_step_end()
+        self._obey(actions)
         self.parts.display.step(state.global_step, values, is_log=self.callbacks.control.should_log)
         self._log_evaluate_save(batch)
         self.parts.clock.restart()
@@ -156,24 +162,25 @@ class Milestones:
     def record_rollouts(
         self, split: str, groups: Sequence[Group], rewards: RewardTable, advantages: AdvantageTable, rows: slice
     ) -> None:
-        if self._recorder is not None:
-            faults = Counter(
-                (name, status)
-                for row in rewards.statuses_NF
-                for name, status in zip(rewards.names, row, strict=True)
-                if status not in ("ok", "none")
-            )
-            for (name, status), count in faults.items():
-                self._recorder.record_event("reward_fault", split=split, reward=name, status=status, num_rows=count)
-            self._recorder.record_rollouts(
-                self.callbacks.state.global_step + (split == "train"),
-                split,
-                groups,
-                rewards,
-                advantages,
-                policy_version=self.callbacks.state.global_step,
-                rows=range(rows.start, rows.stop),
-            )
+        if self._recorder is None:
+            return
+        table = self._recorder.record_rollouts(
+            self.callbacks.state.global_step + (split == "train"),
+            split,
+            groups,
+            rewards,
+            advantages,
+            policy_version=self.callbacks.state.global_step,
+            rows=range(rows.start, rows.stop),
+        )
+        if self._watch is not None and split == "train":
+            self._watch.add_rows(table)
+
+    def _obey(self, actions: Collection[Action]) -> None:
+        """What health findings ask for."""
+        control = self.callbacks.control
+        control.should_save |= not {"checkpoint", "pause"}.isdisjoint(actions)
+        control.should_training_stop |= not {"pause", "stop"}.isdisjoint(actions)
 
     # -- evaluate
 
@@ -214,6 +221,8 @@ class Milestones:
         self.callbacks.on_log(metrics)
         if self._recorder is not None:
             self._recorder.record_step(state.global_step, metrics, split=prefix)
+        if self._watch is not None:
+            self._obey(self._watch.end_evaluation(state.global_step, prefix, metrics))
         for batch in found.batches:
             num_rows = len(batch.rewards.statuses_NF)
             rank, size = parts.world.rank, parts.world.size
@@ -338,6 +347,8 @@ class Milestones:
             start_step=start_step,
             completions=completions,
         )
+        if start_step is not None:
+            self._watch = Watch(config, self._recorder, self.parts.display, self.parts.world, start_step)
 
 
 def _speed(found: Evaluation, num_batches: int) -> dict[str, float]:

@@ -72,7 +72,7 @@ def read_lines(path: Path) -> list[Line]:
     if not path.exists():
         return []
     lines = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for text in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         line = _parsed(text)
         if line is not None:
             lines.append(line)

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, final
 
+import pyarrow as pa
 import rich
 from torch import Tensor
 
@@ -120,7 +121,7 @@ class Recorder:
         rows: range | None = None,
         group_ids: Sequence[int] | None = None,
         entropy_mean_N: Tensor | None = None,
-    ) -> None:
+    ) -> pa.Table | None:
         """This rank's completions of one round: a Parquet part of one row each.
 
         Args:
@@ -129,12 +130,16 @@ class Recorder:
             rewards, advantages: of the same rows, or of all ranks' with `rows` saying which are this rank's.
             group_ids: one per group, the same on all ranks; by default the prompt's id.
             entropy_mean_N: mean token entropy of each local row in nats, where it is known by now.
+
+        Returns the part's rows; None if there are none, or if they could not be built.
         """
         num_rows = sum(len(group.completions) for group in groups)
         rows = range(num_rows) if rows is None else rows
         assert len(rows) == num_rows, f"{len(rows)} rows of rewards for {num_rows} completions"
         if num_rows == 0:
-            return
+            return None
+        self._record_faults(split, rewards, rows)
+        table = None
         with self._guarded("building a rollouts part"):
             table = rollout_table(
                 groups,
@@ -156,6 +161,17 @@ class Recorder:
         if self._completions is not None:
             with self._guarded("keeping completions for log_completions"):
                 self._completions.add(step, split, groups, rewards, advantages, rows=rows)
+        return table
+
+    def _record_faults(self, split: str, rewards: RewardTable, rows: range) -> None:
+        faults = Counter(
+            (name, status)
+            for row in rows
+            for name, status in zip(rewards.names, rewards.statuses_NF[row], strict=True)
+            if status not in ("ok", "none")
+        )
+        for (name, status), count in faults.items():
+            self.record_event("reward_fault", split=split, reward=name, status=status, num_rows=count)
 
     def log_completions(self, step: int, split: str = "train") -> None:
         """Print the sample table, write TRL's completions file, and send the trackers' table. Collective.

@@ -114,4 +114,4 @@ export function formatOf(name) {
 
 /** Colour-free sign of a number: up, down, level. @param {number|null|undefined} value */
 export const arrow = (value) =>
-  value === null || value === undefined ? '·' : value > 1e-9 ? '▲' : value < -1e-9 ? '▼' : '＝';
+  value === null || value === undefined ? '·' : value > 1e-9 ? '▲' : value < -1e-9 ? '▼' : '=';

@@ -18,8 +18,8 @@ const CAUSES = [
     id: 'flat',
     label: 'No difference',
     words:
-      'Advantage 0: all answers of the group got the same reward. Filter prompts by pass rate, or give partial credit.',
-    filter: ['advantage:eq:0'],
+      'All answers of the group got the same reward: the advantage is 0. Filter prompts by pass rate, or give partial credit.',
+    filter: ['group_std:lt:0.000001'],
   },
   {
     id: 'cut',

@@ -1,0 +1,50 @@
+"""Health checks of a live run: findings are recorded and printed, and actions are carried out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fakes
+from gruppo.errors import ConfigError
+from gruppo.monitor.health.audit import audit
+from gruppo.monitor.readers import read_events
+
+ALWAYS_CUT: dict[str, Any] = {"max_completion_length": 1, "max_steps": 8}
+"""Nearly every answer is cut at one token, so truncation (D05) is found soon."""
+
+
+def findings(run: Path, detector: str = "D05") -> list[dict[str, Any]]:
+    return [event for event in read_events(run) if event["kind"] == "finding" and event["detector"] == detector]
+
+
+def test_a_finding_is_recorded_and_the_audit_finds_the_same(tmp_path: Path) -> None:
+    made = fakes.trainer(tmp_path, ALWAYS_CUT)
+    made.train()
+    live = findings(tmp_path)
+    assert [event["severity"] for event in live][:1] == ["WARN"] or live[0]["severity"] == "ALERT"
+    offline = [finding.as_dict() for finding in audit(tmp_path).findings if finding.detector == "D05"]
+    told = {"detector", "severity", "step", "value", "message"}
+    assert [{name: event[name] for name in told} for event in live] == [
+        {name: finding[name] for name in told} for finding in offline
+    ]
+
+
+def test_an_action_stops_the_run_and_saves_first(tmp_path: Path) -> None:
+    made = fakes.trainer(tmp_path, {**ALWAYS_CUT, "health_actions": {"D05": "pause"}})
+    made.train()
+    stopped_at = findings(tmp_path)[0]["step"]
+    assert made.state.global_step == stopped_at < 8
+    assert (tmp_path / f"checkpoint-{stopped_at}" / "manifest.json").exists()
+
+
+def test_a_check_can_be_switched_off(tmp_path: Path) -> None:
+    fakes.trainer(tmp_path, {**ALWAYS_CUT, "health_thresholds": {"D05": "off"}}).train()
+    assert findings(tmp_path) == []
+
+
+def test_unknown_checks_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="D99"):
+        fakes.trainer(tmp_path, {"health_actions": {"D99": "stop"}}).train()
