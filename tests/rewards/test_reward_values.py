@@ -16,7 +16,7 @@ from gruppo.rewards.values import read_values
     [
         [1.0, 0.0, 0.5],
         (1, 0, 0.5),
-        (x for x in [1.0, 0.0, 0.5]),
+        pytest.param((x for x in [1.0, 0.0, 0.5]), id="generator"),
         [True, False, Fraction(1, 2)],
         torch.tensor([1.0, 0.0, 0.5]),
         torch.tensor([1.0, 0.0, 0.5], dtype=torch.bfloat16, requires_grad=True),
