@@ -216,7 +216,9 @@ def test_tokens_of_the_environment_are_seen_but_not_counted(tmp_path):
         output = scripted(lambda prompt, sample: [ID["two"], ID["five"], ID["one"], EOS])(prompts, trainer)
         return {**output, "env_mask": [[1, 0, 1, 1] for _ in prompts]}
 
-    made = trainer(tmp_path, {"max_steps": 1}, rollout_func=rollout, reward_funcs=alternating)
+    made = trainer(
+        tmp_path, {"max_steps": 1, "policy_forward": "padded"}, rollout_func=rollout, reward_funcs=alternating
+    )
     made.model.get_input_embeddings().register_forward_hook(lambda module, args, output: seen.append(args[0]))
     made.train()
     (line,) = lines(made)

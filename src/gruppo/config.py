@@ -312,12 +312,12 @@ class GRPOConfig:
     """Decoupled weight decay, on all weights but biases and norms."""
     max_grad_norm: NonNegative = 1.0
     """Gradients are scaled down to this norm; 0 switches it off."""
-    gradient_checkpointing: bool | None = None
-    """Recompute activations in the backward pass: less memory, about a third more time; None does not."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
     gradient_checkpointing_kwargs: JsonDict | None = None
     """Arguments for gradient checkpointing (for example use_reentrant)."""
     pad_to_multiple_of: PadMultiple = "auto"
-    """Pad the rows of a forward to a multiple of this many tokens; `auto` and None do not; changes no number."""
+    """Pad the rows of padded forwards to a multiple of this many tokens; `auto` and None do not."""
 
     # -- logging
     logging_strategy: Interval = "steps"

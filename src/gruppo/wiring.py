@@ -297,7 +297,7 @@ def _policy(given: Arguments, config: GRPOConfig, tokenizer: Any, accelerator: A
         trust_remote_code=config.trust_remote_code,
         quantization_config=given.quantization_config,
         peft_config=given.peft_config,
-        gradient_checkpointing=bool(config.gradient_checkpointing),
+        gradient_checkpointing=config.gradient_checkpointing,
         gradient_checkpointing_kwargs=config.gradient_checkpointing_kwargs,
         disable_dropout=config.disable_dropout,
         cast_lm_head_to_fp32=config.cast_lm_head_to_fp32,

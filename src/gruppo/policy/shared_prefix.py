@@ -69,8 +69,11 @@ def packed_logprobs(
     visit = None
     if len(batch) > 0 and not obstacle(lm, pad_token_id):
         visit = Visit(pack(batch, is_whole=with_aux_loss).to(lm.device))
+        random_state = _random_state(lm.device)
         output = _run(lm, visit, with_aux_loss)
         if visit.refusals:
+            # The refused forward must leave no trace: a resumed run meets its first forward elsewhere.
+            _set_random_state(lm.device, random_state)
             _OBSTACLES[lm][lm.training] = _sentence(visit.refusals)
             _warn(lm, _sentence(visit.refusals))
     if visit is None or visit.refusals:
@@ -111,6 +114,16 @@ def obstacle(model: nn.Module, pad_token_id: int = 0) -> str | None:
         if reason is not None:
             _warn(lm, reason)
     return _OBSTACLES[lm][lm.training]
+
+
+def _random_state(device: torch.device) -> list[torch.Tensor]:
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def _set_random_state(device: torch.device, state: list[torch.Tensor]) -> None:
+    torch.set_rng_state(state[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state[1], device)
 
 
 def _run(lm: Any, visit: Visit, with_aux_loss: bool) -> Any:
