@@ -1,7 +1,7 @@
 """The `gruppo` command: finds the subcommand, and turns the user's mistakes into one clean message.
 
-Exit codes: 0 done, 1 `audit` found an ALERT, 2 a mistake of the user's, 130 stopped with Ctrl-C. Anything else is a
-bug and shows its traceback.
+Exit codes: 0 done, 1 `audit` found an ALERT (`check-reward` and `doctor` a problem), 2 a mistake of the user's, 130
+stopped with Ctrl-C. Anything else is a bug and shows its traceback.
 Nothing heavy is imported here: `gruppo --help` does not load torch.
 """
 
@@ -19,11 +19,15 @@ from gruppo.errors import GruppoError
 COMMANDS = {
     "train": "train a policy, as a TOML or YAML file and flags say",
     "plan": "say what such a run would do, and check all that can be known before weights load",
+    "check-reward": "try a reward function on made-up answers; exit code 1 if it has a problem",
     "monitor": "look at runs in the browser, while they run or later",
     "audit": "run the health checks on a run's records; exit code 1 if one gives an ALERT",
+    "report": "write a run as one HTML file that needs nothing else, and as a picture",
+    "compare": "two runs side by side: settings that differ, reward, evaluations, lengths, step time",
     "demo": "train the built-in tiny policy on this machine's CPU",
+    "doctor": "say what is installed and what this machine can do; exit code 1 if something clashes",
 }
-"""Subcommand -> what it does. Each is the module `gruppo.cli.<name>` with a function `run(argv) -> int`."""
+"""Subcommand -> what it does. Each is the module `gruppo.cli.<name>` (with _ for -) with `run(argv) -> int`."""
 
 OK, USER_ERROR, INTERRUPTED = 0, 2, 130
 
@@ -48,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(command: str, arguments: list[str]) -> int:
     try:
-        code: int = importlib.import_module(f"gruppo.cli.{command}").run(arguments)
+        code: int = importlib.import_module(f"gruppo.cli.{command.replace('-', '_')}").run(arguments)
     except GruppoError as error:
         print(f"gruppo {command}: {error}", file=sys.stderr)
         return USER_ERROR

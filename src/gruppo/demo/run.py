@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
+from transformers.utils.logging import disable_progress_bar
 
 from gruppo import GRPOConfig, GRPOTrainer
 from gruppo.demo.exam import MAX_ANSWER_TOKENS, Exam, hold_exam
@@ -79,6 +80,7 @@ def main(
     Raises ConfigError if the config cannot be.
     """
     torch.set_num_threads(NUM_THREADS)
+    disable_progress_bar()  # of loading this policy, which takes no time
     console = Console()
     start = time.perf_counter()
     training, held_out = split_questions()
