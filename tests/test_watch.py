@@ -47,4 +47,4 @@ def test_a_check_can_be_switched_off(tmp_path: Path) -> None:
 
 def test_unknown_checks_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="D99"):
-        fakes.trainer(tmp_path, {"health_actions": {"D99": "stop"}}).train()
+        fakes.trainer(tmp_path, {"health_actions": {"D99": "stop"}})

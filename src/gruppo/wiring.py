@@ -31,6 +31,7 @@ from gruppo.distributed.world import World
 from gruppo.errors import ConfigError, DataError
 from gruppo.forwards import Forwards
 from gruppo.learner import Learner
+from gruppo.monitor.health.live import HealthMonitor
 from gruppo.monitor.progress import Progress
 from gruppo.plan import BatchPlan
 from gruppo.policy.load import (
@@ -147,6 +148,7 @@ def wire(trainer: Any, given: Arguments) -> Parts:
     """See GRPOTrainer for the arguments. Raises ConfigError, DataError, ModelError or RewardError."""
     _refuse(given)
     config = given.config or GRPOConfig(f"{given.model_name.rstrip('/').split('/')[-1]}-GRPO")
+    HealthMonitor(config.to_dict(), thresholds=config.health_thresholds, actions=config.health_actions)  # checks names
     accelerator, notes = _start(config)
     world = World(accelerator)
     callbacks = CallbackBridge(config, given.callbacks, model=None, processing_class=None, world=world)

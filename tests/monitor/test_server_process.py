@@ -31,7 +31,12 @@ def runs(tmp_path: Path) -> Path:
 def process(runs: Path) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "gruppo.cli.main", "monitor", str(runs), "--port", "0", "--no-open"]
     with subprocess.Popen(
-        [*command, "--base-path", "x"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "--base-path", "x"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background job ignores SIGINT and hands that on; the server must see Ctrl-C as at a terminal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads here
     ) as process:
         yield process
         process.kill()
