@@ -9,7 +9,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint types tests parity notebook docs clean help
+.PHONY: demo test bench lint types tests parity notebook docs clean help
 
 help:
 	@sed -n 's/^##//p' $(MAKEFILE_LIST)
@@ -20,6 +20,10 @@ demo: $(VENV)/.installed-demo
 
 ## make test    set up, then lint, types and all tests
 test: lint types tests
+
+## make bench   set up, then time whole steps against TRL (an hour on 2 cores; BENCH_ARGS="--quick" tries it out)
+bench: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/vs_trl.py $(BENCH_ARGS)
 
 ## make lint    ruff: rules, complexity, format
 lint: $(VENV)/.installed-dev

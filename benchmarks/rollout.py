@@ -13,23 +13,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
-import subprocess
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from harness.measure import RESULTS, circumstances, gemm_rates, needed_flop
+from harness.models import make_model
 
 from gruppo.rollout.engine import EmbeddedEngine
 from gruppo.rollout.hf import HFEngine
 from gruppo.types import Group, Prompt, RolloutRequest, SamplingParams
-
-RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True)
@@ -52,69 +48,16 @@ CELLS = {
 }
 
 
-def build(name: str) -> Any:
-    torch.manual_seed(0)
-    shared = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0, "tie_word_embeddings": True}
-    if name == "demo":
-        config = Qwen3Config(
-            vocab_size=32,
-            hidden_size=128,
-            intermediate_size=384,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=32,
-            **shared,
-        )
-        return Qwen3ForCausalLM(config).eval()
-    if name == "small":
-        config = Qwen3Config(
-            vocab_size=32768,
-            hidden_size=384,
-            intermediate_size=1024,
-            num_hidden_layers=8,
-            num_attention_heads=6,
-            num_key_value_heads=2,
-            head_dim=64,
-            **shared,
-        )
-        return Qwen3ForCausalLM(config).eval()
-    config = Qwen2Config(
-        vocab_size=151936,
-        hidden_size=896,
-        intermediate_size=4864,
-        num_hidden_layers=24,
-        num_attention_heads=14,
-        num_key_value_heads=2,
-        **shared,
-    )
-    return Qwen2ForCausalLM(config).eval()
-
-
 def work(model: Any, groups: list[Group]) -> float:
-    """FLOP that cannot be avoided: each prompt once, each kept token once, the head once per kept token."""
+    """FLOP that cannot be avoided."""
     head = model.get_output_embeddings().weight.numel()
-    body = sum(p.numel() for p in model.parameters()) - head
-    kept = [len(c.token_ids) for group in groups for c in group.completions]
-    through_body = sum(len(group.prompt.token_ids) for group in groups) + sum(kept) - len(kept)
-    return 2.0 * body * through_body + 2.0 * head * sum(kept)
+    body = sum(parameter.numel() for parameter in model.model.layers.parameters() if parameter.dim() == 2)
+    lengths = [len(completion.token_ids) for group in groups for completion in group.completions]
+    return needed_flop(body, head, sum(len(group.prompt.token_ids) for group in groups), lengths).rollout
 
 
-def gemm_rate(dtype: torch.dtype) -> float:
-    """FLOP/s of a square matrix product, the best of several."""
-    a, b = (torch.randn(1536, 1536).to(dtype) for _ in range(2))
-    best = min(_seconds(lambda: a @ b) for _ in range(10))
-    return 2.0 * 1536**3 / best
-
-
-def _seconds(action: Any) -> float:
-    started = time.perf_counter()
-    action()
-    return time.perf_counter() - started
-
-
-def measure(cell: Cell, rounds: int, rollout_dtype: torch.dtype | None) -> dict[str, Any]:
-    model = build(cell.model)
+def measure(cell: Cell, rounds: int, threads: int, rollout_dtype: torch.dtype | None) -> dict[str, Any]:
+    model = make_model(cell.model).eval()
     vocab = model.config.vocab_size
     generator = torch.Generator().manual_seed(0)
     prompts = [
@@ -130,7 +73,7 @@ def measure(cell: Cell, rounds: int, rollout_dtype: torch.dtype | None) -> dict[
     rates: list[float] = []
     # Round 0 warms up.
     for step in range(rounds + 1):
-        rates.append(gemm_rate(rollout_dtype or torch.float32))
+        rates += gemm_rates(threads, "float32" if rollout_dtype is None else "bfloat16")
         for name, engine in engines.items():
             sampling = SamplingParams(max_tokens=cell.max_tokens, eos_token_ids=eos, seed=1, step=step % 2)
             started = time.perf_counter()
@@ -140,7 +83,7 @@ def measure(cell: Cell, rounds: int, rollout_dtype: torch.dtype | None) -> dict[
             tokens[name] = sum(len(c.token_ids) for group in groups for c in group.completions)
             flop[name] = work(model, groups)
     ratios = [a / b for a, b in zip(seconds["hf"], seconds["embedded"], strict=True)]
-    rate = statistics.median(rates)
+    rate = max(rates)
     return {
         "cell": asdict(cell),
         "forward": engines["embedded"].health()["forward"],
@@ -178,16 +121,9 @@ def main() -> None:
     dtype = None if options.dtype == "float32" else torch.bfloat16
     results = {}
     for name in options.cells:
-        results[name] = result = measure(CELLS[name], options.rounds, dtype)
+        results[name] = result = measure(CELLS[name], options.rounds, options.threads, dtype)
         print(_line(name, result), flush=True)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    record = {
-        "command": {key: str(value) for key, value in vars(options).items() if key != "out"},
-        "commit": commit,
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "machine": platform.processor() or platform.machine(),
-        "cells": results,
-    }
+    record = {**circumstances(options.threads), "dtype": options.dtype, "cells": results}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(record, indent=2) + "\n")
     print(f"wrote {options.out}")

@@ -18,19 +18,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from harness.measure import RESULTS, circumstances, gemm_rates, spread
+from harness.models import make_model
 
 from gruppo.policy.head import LogitTransform, score_tokens
 from gruppo.policy.logprobs import decoder, token_logprobs
@@ -39,7 +35,6 @@ from gruppo.policy.shared_prefix import packed_logprobs
 from gruppo.types import TrainBatch
 
 NUM_PROMPTS, GROUP_SIZE = 4, 8
-RESULTS = Path(__file__).parent / "results" / "train_pass.json"
 SETTINGS: dict[str, Any] = {"temperature": 1.0, "pad_token_id": 0, "with_entropy": True}
 
 
@@ -49,25 +44,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="bfloat16: by autocast")
     parser.add_argument("--cells", nargs="+", default=["384x64", "64x64"], help="prompt x completion length")
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--output", type=Path, default=RESULTS / "train_pass.json")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    model = small_model()
+    model = make_model("small").train()
     lengths = [[int(length) for length in cell.split("x")] for cell in arguments.cells]
     cells = [run_cell(model, {"P": p, "T": t}, arguments.rounds, arguments.dtype) for p, t in lengths]
-    report = {**circumstances(arguments), "cells": cells}
+    report = {**circumstances(arguments.threads), "dtype": arguments.dtype, "rounds": arguments.rounds, "cells": cells}
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(report, indent=2) + "\n")
     print(f"written to {arguments.output}")
-
-
-def small_model() -> Qwen3ForCausalLM:
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=32768, hidden_size=384, intermediate_size=1024, num_hidden_layers=8, num_attention_heads=6,
-        num_key_value_heads=2, head_dim=64, tie_word_embeddings=True, max_position_embeddings=2048, pad_token_id=0,
-    )  # fmt: skip
-    return Qwen3ForCausalLM(config).train()
 
 
 def make_batch(cell: dict[str, int], vocab_size: int) -> TrainBatch:
@@ -124,7 +110,7 @@ def run_cell(model: Any, cell: dict[str, int], rounds: int, dtype: str) -> dict[
     rates = []
     for _ in range(rounds):
         for name, times in seconds.items():
-            rates.append(gemm_rate(dtype))
+            rates += gemm_rates(torch.get_num_threads(), dtype)
             times.append(timed(training_pass, name, model, batch, dtype))
             print(f"    {name}: {times[-1][0]:.2f} s wall, {times[-1][1]:.2f} s CPU", flush=True)
     flops = needed_flops(model, batch)
@@ -178,31 +164,6 @@ def timed(function: Callable[..., Any], *args: Any) -> tuple[float, float]:
     wall, cpu = time.perf_counter(), time.process_time()
     function(*args)
     return time.perf_counter() - wall, time.process_time() - cpu
-
-
-def gemm_rate(dtype: str, size: int = 2048) -> float:
-    """FLOP per second of a square matrix product, the best of three."""
-    a_SS = torch.ones(size, size, dtype=getattr(torch, dtype))
-    return max(2 * size**3 / timed(torch.mm, a_SS, a_SS)[0] for _ in range(3))
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
-
-
-def circumstances(arguments: argparse.Namespace) -> dict[str, Any]:
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    return {
-        "command": f"python benchmarks/train_pass.py {' '.join(sys.argv[1:])}".strip(),
-        "commit": commit,
-        "rounds": arguments.rounds,
-        "threads": arguments.threads,
-        "dtype": arguments.dtype,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "machine": platform.machine(),
-        "load_average": os.getloadavg()[0],
-    }
 
 
 if __name__ == "__main__":

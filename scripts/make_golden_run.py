@@ -20,20 +20,24 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 
+from gruppo.algorithm.losses import LossInputs, LossSettings, policy_loss
 from gruppo.distributed.world import World
-from gruppo.monitor.files import write_parquet
 from gruppo.monitor.health.finding import Finding, RowId
-from gruppo.monitor.recorder import Recorder
-from gruppo.types import Completion, Group, Prompt, RewardTable
+from gruppo.monitor.recorder import Recorder, TokenSettings
+from gruppo.types import Completion, Group, Prompt, RewardTable, TrainBatch
 
 NUM_PROMPTS, GROUP_SIZE, GROUPS_PER_STEP = 24, 8, 6
 EVAL_EVERY = 8
 REWARDS = ("exact", "format", "brevity")
 WEIGHTS = (1.0, 0.3, 0.1)
 MAX_TOKENS = 64
+TOKEN_BUDGET = 700
+"""Two or three groups of a step."""
+
+PIECES: dict[int, str] = {}
+"""What the tokens seen so far say; the end of a text says nothing."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,8 @@ class RunWriter:
             world=world,
             seeds={"seed": story.seed, "data_seed": story.seed},
             start_step=start_step,
+            model="Qwen/Qwen2.5-0.5B-Instruct",
+            tokens=TokenSettings(budget=TOKEN_BUDGET, decode=decode, vocab_size=32_010),
         )
 
     def step(self, step: int) -> None:
@@ -116,7 +122,7 @@ class RunWriter:
         numbers = [(step * GROUPS_PER_STEP + i) % NUM_PROMPTS for i in range(GROUPS_PER_STEP)]
         groups = [_group(self.story, step, number, random) for number in numbers]
         scores = _record_round(self, step, "train", groups, random)
-        _write_tokens(self, step, groups[:2], scores, random)
+        _record_pass(self, groups, random)
         self.recorder.record_step(step, _metrics(self.story, step, groups, scores, random))
         for event in _alarms(step) if self.story.alarms else ():
             self.recorder.record_event("finding", **event.as_dict())
@@ -124,6 +130,7 @@ class RunWriter:
             self._evaluate(step, random)
         if step % 16 == 0:
             self.recorder.record_event("checkpoint", step=step, path=f"checkpoint-{step}")
+        self.recorder.drain()  # a run without training would outpace the disk, and parts be dropped
 
     def close(self, outcome: str = "finished") -> None:
         self.recorder.close(outcome)
@@ -150,7 +157,7 @@ class Scores:
 
 def _config(story: Story) -> dict[str, Any]:
     return {
-        "output_dir": f"runs/{story.name}", "model": "Qwen/Qwen2.5-0.5B-Instruct", "learning_rate": story.learning_rate,
+        "output_dir": f"runs/{story.name}", "learning_rate": story.learning_rate,
         "num_generations": GROUP_SIZE, "max_steps": story.max_steps, "beta": 0.02, "epsilon": 0.2, "loss_type": "dapo",
         "scale_rewards": "group", "num_iterations": 1, "max_completion_length": MAX_TOKENS, "temperature": 1.0,
         "reward_weights": list(WEIGHTS), "per_device_train_batch_size": 8, "gradient_accumulation_steps": 6,
@@ -223,7 +230,14 @@ def split_tokens(text: str) -> list[str]:
 
 def hash_id(piece: str) -> int:
     """A stable id: Python's own hash differs from run to run."""
-    return 10 + zlib.crc32(piece.encode()) % 32000
+    token_id = 10 + zlib.crc32(piece.encode()) % 32000
+    PIECES[token_id] = piece
+    return token_id
+
+
+def decode(token_ids: Sequence[int]) -> str:
+    """The text of ids that `hash_id` made."""
+    return "".join(PIECES.get(token_id, "") for token_id in token_ids)
 
 
 def _record_round(
@@ -254,9 +268,7 @@ def _record_round(
     entropy = torch.tensor(random.normal(_entropy(writer.story, step), 0.1, len(cells)), dtype=torch.float32).clamp(
         min=0.02
     )
-    writer.recorder.record_rollouts(
-        step, split, groups, table, rows, policy_version=step - 1, entropy_mean_N=entropy
-    )  # fmt: skip
+    writer.recorder.record_rollouts(step, split, groups, table, rows, policy_version=step - 1, entropy_mean_N=entropy)
     return Scores(table, rows)
 
 
@@ -355,37 +367,32 @@ def _alarms(step: int) -> list[Finding]:
     return [table[step]] if step in table else []
 
 
-def _write_tokens(
-    writer: RunWriter, step: int, groups: Sequence[Group], scores: Scores, random: np.random.Generator
-) -> None:
-    """Per-token columns of the first groups, in the columns of docs/monitor-api.md."""
-    rows = []
-    for position, completion in enumerate(c for group in groups for c in group.completions):
-        pieces = split_tokens(completion.text)
-        starts = np.cumsum([0, *(len(piece) for piece in pieces)])[: len(completion.token_ids)]
-        num = len(completion.token_ids)
-        rows.append(
-            {
-                "step": step, "split": "train", "attempt": writer.recorder.attempt.number, "sample": completion.sample,
-                "group_id": groups[position // GROUP_SIZE].prompt.id, "completion_ids": completion.token_ids,
-                "text_offsets": [int(start) for start in starts], "mask": [1] * num,
-                "logp_infer": completion.sampler_logprobs,
-                "delta": random.normal(0, 0.004, num).tolist(), "delta_ref": random.normal(0.03, 0.12, num).tolist(),
-                "entropy": [min(2.5, -0.8 * x) for x in completion.sampler_logprobs or []],
-            }
-        )  # fmt: skip
-    kinds = {
-        "step": pa.int32(),
-        "split": pa.string(),
-        "attempt": pa.int32(),
-        "sample": pa.int32(),
-        "group_id": pa.int64(),
-    }
-    lists = {"completion_ids": pa.int32(), "text_offsets": pa.int32(), "mask": pa.uint8()}
-    floats = dict.fromkeys(("logp_infer", "delta", "delta_ref", "entropy"), pa.float32())
-    schema = pa.schema([*kinds.items(), *((name, pa.list_(kind)) for name, kind in (lists | floats).items())])
-    name = f"part-r0-a{writer.recorder.attempt.number}.parquet"
-    write_parquet(writer.folder / "tokens" / f"step={step:06d}" / name, pa.Table.from_pylist(rows, schema))
+def _record_pass(writer: RunWriter, groups: Sequence[Group], random: np.random.Generator) -> None:
+    """What a training pass would have given: on-policy, so that every ratio is 1 and nothing is clipped."""
+    completions = [completion for group in groups for completion in group.completions]
+    lengths = [len(completion.token_ids) for completion in completions]
+    shape = (len(completions), max(lengths))
+    sampler_NT = torch.full(shape, math.nan)
+    for row, completion in enumerate(completions):
+        sampler_NT[row, : lengths[row]] = torch.tensor(completion.sampler_logprobs)
+    logprobs_NT = sampler_NT + torch.tensor(random.normal(0, 0.004, shape), dtype=torch.float32)
+    entropy_NT = (-0.8 * sampler_NT).clamp(max=2.5)
+    batch = TrainBatch(
+        prompt_ids=[group.prompt.token_ids for group in groups for _ in group.completions],
+        completion_ids=[completion.token_ids for completion in completions],
+        trained_NT=~sampler_NT.isnan(),
+        advantages_N=torch.zeros(len(completions)),
+        group_ids=[number for number, group in enumerate(groups) for _ in group.completions],
+        slice_ids=[0] * len(completions),
+        sampler_logprobs_NT=sampler_NT,
+        old_logprobs_NT=logprobs_NT,
+        ref_logprobs_NT=logprobs_NT - torch.tensor(random.normal(0.03, 0.12, shape), dtype=torch.float32),
+    )
+    inputs = LossInputs(logprobs_NT, entropy_NT, batch.advantages_N, batch.trained_NT, batch.advantages_N)
+    output = policy_loss(inputs, LossSettings())
+    forward = SimpleNamespace(logprobs_NT=logprobs_NT, entropy_NT=entropy_NT)
+    writer.recorder.keep_forward(range(len(completions)), forward, output, is_on_policy=True)
+    writer.recorder.record_pass(batch)
 
 
 if __name__ == "__main__":

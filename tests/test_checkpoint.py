@@ -1,14 +1,16 @@
 """Checkpoints: Hugging Face's layout, whole or not at all, nothing pickled, damage is found."""
 
 import json
+import os
 import random
 import shutil
+import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from fakes import DATA, StopAt, flat, policy, trainer
 from gruppo.checkpoint import (
@@ -24,6 +26,7 @@ from gruppo.checkpoint import (
 )
 from gruppo.distributed.world import World
 from gruppo.errors import CheckpointError
+from gruppo.monitor.files import write_parquet
 from gruppo.types import TrainBatch
 
 CPU = torch.device("cpu")
@@ -170,6 +173,67 @@ def test_an_interrupted_save_leaves_the_old_checkpoint(tmp_path):
             writer.commit()
     assert json.loads((folder / "gruppo.json").read_text()) == {"a": 1}
     assert CheckpointReader(folder, one_process()).json("gruppo.json") == {"a": 1}
+
+
+class KilledError(Exception):
+    pass
+
+
+def saved_twice(folder, monkeypatch, num_renames):
+    """A checkpoint saved a second time by a process that dies after so many renames."""
+    replace, left = os.replace, [num_renames]
+
+    def dying(source, target):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KilledError
+        replace(source, target)
+
+    first = CheckpointWriter(folder, one_process())
+    first.json("gruppo.json", 1)
+    first.commit()
+    second = CheckpointWriter(folder, one_process())
+    second.json("gruppo.json", 2)
+    monkeypatch.setattr(os, "replace", dying)
+    with pytest.raises(KilledError):
+        second.commit()
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("num_renames", [0, 1])
+def test_a_kill_while_a_checkpoint_is_replaced_loses_neither_of_them(tmp_path, monkeypatch, num_renames):
+    folder = tmp_path / "checkpoint-1"
+    saved_twice(folder, monkeypatch, num_renames)
+    newest = newest_checkpoint(tmp_path)
+    assert CheckpointReader(newest, one_process()).json("gruppo.json") == 1
+    writer = CheckpointWriter(tmp_path / "checkpoint-2", one_process())
+    assert newest_checkpoint(tmp_path) == folder, "it has its name back"
+    writer.json("gruppo.json", 3)
+    writer.commit()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "checkpoint-2"]
+
+
+def test_half_a_checkpoint_goes_with_the_next_save(tmp_path):
+    CheckpointWriter(tmp_path / "checkpoint-7", one_process()).json("gruppo.json", {})
+    CheckpointWriter(tmp_path / "checkpoint-8", one_process()).commit()
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-8"]
+
+
+def test_a_checkpoint_appears_after_what_was_recorded_before_it(tmp_path, monkeypatch):
+    """A resumed run does not make these rows again: a kill right after the save must not have cost them."""
+    found = []
+
+    class Look(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            found.append({path.parent.parent.name for path in tmp_path.glob(f"*/step*{state.global_step}/*.parquet")})
+
+    def slowly(path, table):
+        time.sleep(0.05)
+        write_parquet(path, table)
+
+    monkeypatch.setattr("gruppo.monitor.files.write_parquet", slowly)
+    trainer(tmp_path, {"save_strategy": "steps", "save_steps": 1, "max_steps": 2}, callbacks=[Look]).train()
+    assert found == [{"rollouts", "tokens"}] * 2
 
 
 # -- the parts

@@ -122,26 +122,6 @@ def test_rows_that_a_run_never_uses_do_not_spoil_the_sampler_metrics(tmp_path):
     assert line["sampling/importance_sampling_ratio/mean"] == pytest.approx(1.0, abs=1e-5)
 
 
-def test_a_forward_takes_siblings_together_within_its_budget(tmp_path):
-    made, batches = learner_and_batches(tmp_path, max_steps=1, max_tokens_per_forward=18)
-    made.train()
-    batch = batches[0]
-    cut = list(made.learner._cut(batch, range(len(batch))))
-    assert len(cut) > 1
-    assert sorted(row for part in cut for row in part) == list(range(8))
-    for part in cut:
-        prompts = {batch.group_ids[row]: len(batch.prompt_ids[row]) for row in part}
-        num_tokens = sum(prompts.values()) + sum(len(batch.completion_ids[row]) for row in part)
-        assert num_tokens <= 18 or len(part) == 1
-        assert [batch.group_ids[row] for row in part] == sorted(batch.group_ids[row] for row in part)
-
-
-def test_a_row_longer_than_the_budget_goes_alone(tmp_path):
-    made, batches = learner_and_batches(tmp_path, max_steps=1, max_tokens_per_forward=1)
-    made.train()
-    assert [len(part) for part in made.learner._cut(batches[0], range(8))] == [1] * 8
-
-
 def test_max_grad_norm_0_clips_nothing(tmp_path):
     norms = []
     for limit in (0.0, 1e-4):

@@ -170,7 +170,7 @@ def test_records_of_steps_made_anew_are_superseded(tmp_path):
     make(tmp_path, {"save_strategy": "steps", "save_steps": 2}).train()
     make(tmp_path, {}).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     parts = [path.parent.name for path in (tmp_path / "rollouts").rglob("*.parquet")]
-    assert sorted(parts) == [f"step={step:06d}" for step in range(1, 6)]
+    assert sorted(parts) == [f"step-{step:06d}" for step in range(1, 6)]
 
 
 def test_dropout_would_show(tmp_path):

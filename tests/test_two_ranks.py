@@ -12,6 +12,7 @@ import torch
 
 from fakes import trainer
 from gruppo.errors import CheckpointError
+from gruppo.monitor.readers import read_rollouts, read_tokens
 from ranks import free_port
 from two_ranks_script import CASES, RANKS_ONLY, evaluate, run
 
@@ -108,7 +109,14 @@ def test_only_the_first_rank_writes_the_run(ranks, out_dir):
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3]
     # ... and each its own rows.
-    assert sorted(path.name for path in (folder / "rollouts" / "step=000001").iterdir()) == [
-        "part-r0-a1.parquet",
-        "part-r1-a1.parquet",
+    for kind in ("rollouts", "tokens"):
+        assert sorted(path.name for path in (folder / kind / "step-000001").iterdir()) == [
+            "part-r0-a1.parquet",
+            "part-r1-a1.parquet",
+        ]
+    rollouts, tokens = read_rollouts(folder, step=1).to_pylist(), read_tokens(folder, step=1).to_pylist()
+    assert [(row["group_id"], row["sample"]) for row in tokens] == [
+        (row["group_id"], row["sample"]) for row in rollouts
     ]
+    assert [len(row["completion_ids"]) for row in tokens] == [row["n_completion"] for row in rollouts]
+    assert all(abs(delta) < 1e-4 for row in tokens for delta in row["delta"])

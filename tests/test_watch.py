@@ -32,6 +32,16 @@ def test_a_finding_is_recorded_and_the_audit_finds_the_same(tmp_path: Path) -> N
     ]
 
 
+def test_log_lines_count_the_checks_that_stand(tmp_path: Path) -> None:
+    made = fakes.trainer(tmp_path, {**ALWAYS_CUT, "logging_steps": 1})
+    made.train()
+    lines = [line for line in made.state.log_history if "loss" in line]
+    assert (lines[0]["health/num_warn"], lines[0]["health/num_alert"]) == (0.0, 0.0)
+    last = findings(tmp_path)[-1]
+    assert lines[-1]["health/D05"] == {"WARN": 2.0, "ALERT": 3.0}[last["severity"]]
+    assert "health/D05" not in lines[last["step"] - 2], "the line before the finding's"
+
+
 def test_an_action_stops_the_run_and_saves_first(tmp_path: Path) -> None:
     made = fakes.trainer(tmp_path, {**ALWAYS_CUT, "health_actions": {"D05": "pause"}})
     made.train()

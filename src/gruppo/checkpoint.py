@@ -10,8 +10,9 @@
         reference.safetensors                          the KL reference, if it ever moved
         manifest.json                                  sha256 of every file, written last
 
-Nothing is pickled and nothing unpickles. The folder appears by rename, whole or not at all. Not here: when to save,
-and which old checkpoints to delete (`retention.py`).
+Nothing is pickled and nothing unpickles. The folder appears by rename, whole or not at all; what a kill leaves behind
+is hidden (`.checkpoint-12.partial`) and goes with the next save. Not here: when to save, and which old checkpoints to
+delete (`retention.py`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 
+_NAME = re.compile(r"checkpoint-(\d+)|\.checkpoint-(\d+)\.replaced")
+
 _RAGGED = ("prompt_ids", "completion_ids")
 _INTEGERS = ("group_ids", "slice_ids")
 _TENSORS = (
@@ -58,7 +62,7 @@ class CheckpointWriter:
         self.folder, self._world = folder, world
         self.staging = folder.with_name(f".{folder.name}.partial")
         if world.is_main:
-            shutil.rmtree(self.staging, ignore_errors=True)
+            _clear_up(folder.parent)
             self.staging.mkdir(parents=True)
         world.barrier()
 
@@ -99,8 +103,9 @@ class CheckpointWriter:
             sums = {str(path.relative_to(self.staging)): _sha256(path) for path in files}
             self.json("manifest.json", {"schema": SCHEMA, "world_size": self._world.size, "sha256": sums})
             if self.folder.exists():
-                shutil.rmtree(self.folder)
+                os.replace(self.folder, self.folder.with_name(f".{self.folder.name}.replaced"))
             os.replace(self.staging, self.folder)
+            _clear_up(self.folder.parent)
         self._world.barrier()
 
 
@@ -194,10 +199,28 @@ def _without_progress_bar() -> Iterator[None]:
 
 
 def newest_checkpoint(output_dir: Path) -> Path | None:
-    """The checkpoint of the highest step in a run's folder; None if it has none."""
-    found = [path for path in output_dir.glob("checkpoint-*") if (path / "manifest.json").is_file()]
-    steps = {int(path.name.removeprefix("checkpoint-")): path for path in found if path.name[11:].isdigit()}
+    """The checkpoint of the highest step in a run's folder; None if it has none.
+
+    Where a kill came between taking a checkpoint's old folder away and putting the new one there, it is the old one.
+    """
+    steps: dict[int, Path] = {}
+    for path in sorted(output_dir.glob("*checkpoint-*")):  # the hidden ones come first
+        match = _NAME.fullmatch(path.name)
+        if match and (path / "manifest.json").is_file():
+            steps[int(match[1] or match[2])] = path
     return steps[max(steps)] if steps else None
+
+
+def _clear_up(run_dir: Path) -> None:
+    """What a kill left behind: half checkpoints go, and one whose successor never came gets its name back."""
+    for partial in run_dir.glob(".checkpoint-*.partial"):
+        shutil.rmtree(partial)
+    for replaced in run_dir.glob(".checkpoint-*.replaced"):
+        folder = run_dir / replaced.name.removeprefix(".").removesuffix(".replaced")
+        if folder.exists():
+            shutil.rmtree(replaced)
+        else:
+            replaced.rename(folder)
 
 
 def split_state(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Count = Annotated[int, Field(ge=1)]
+TokenBudget = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -196,6 +197,8 @@ class GRPOConfig:
     """What samples the completions: gruppo's engine in this process, or the model's own `generate`."""
     rollout_dtype: Literal["float32", "bfloat16"] | None = None
     """Type of the embedded engine's matrix products; None takes that of training."""
+    rollout_cuda_graphs: bool = True
+    """Replay decoding steps as CUDA graphs on a CUDA device (not yet measured on one); elsewhere no effect."""
     steps_per_generation: Count | None = None
     """Slices of `per_device_train_batch_size` that are sampled together; None takes `gradient_accumulation_steps`."""
     generation_batch_size: Count | None = None
@@ -346,6 +349,11 @@ class GRPOConfig:
     """Bucket on the hub that Trackio keeps its data in."""
     trackio_static_space_id: StaticSpace = None
     """Space for Trackio's static copy of the run; False makes none."""
+
+    monitor: Literal["off", "web"] | None = None
+    """Set `web` to serve this run's page on 127.0.0.1 and print its address; `off` and None serve none."""
+    monitor_tokens: TokenBudget = 8192
+    """Tokens per generation round whose log-probs, entropies and ratios are recorded (whole groups); 0 records none."""
 
     # -- health
     health_thresholds: JsonDict | None = None

@@ -12,6 +12,7 @@ import functools
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
@@ -186,7 +187,17 @@ def _unknown_unusual(config: GRPOConfig) -> list[str]:
     return [name for name in config.allow_unusual if name not in UNUSUAL]
 
 
+def _lacks_monitor_extra(config: GRPOConfig) -> bool:
+    return config.monitor == "web" and not all(find_spec(name) for name in ("starlette", "uvicorn"))
+
+
 RULES: tuple[Rule, ...] = (
+    Rule(
+        ("monitor",),
+        _lacks_monitor_extra,
+        "monitor={monitor!r} serves a page, and starlette or uvicorn is not installed. Run pip install "
+        "'gruppo[monitor]', or set monitor='off'.",
+    ),
     Rule(
         ("max_steps",),
         lambda c: c.max_steps == 0,

@@ -115,7 +115,9 @@ class Evaluator:
     @torch.no_grad()
     def _measure(self, batch: TrainBatch) -> tuple[float, dict[str, float]]:
         """The loss of the batch, over all ranks, and its per-token metrics."""
-        batch = replace(batch, row_weights_N=self._weights(batch), ref_logprobs_NT=self._forwards.reference(batch))
+        batch = replace(batch, row_weights_N=self._weights(batch))
+        if self._forwards.has_reference:
+            batch = replace(batch, ref_logprobs_NT=self._forwards.reference(batch))
         rows = RowStats.unstack(self._world.gather_rows(self._loss_rows(batch).stack()))
         by_slice = loss_metrics(rows, torch.zeros(len(rows.loss), dtype=torch.long), self._loss)
         return rows.loss.sum().item(), {name: values[0] for name, values in by_slice.items()}

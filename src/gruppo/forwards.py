@@ -39,6 +39,10 @@ class Forwards:
         self._temperature, self._pad_token_id = temperature, pad_token_id
         self._has_aux_loss, self._autocast = has_aux_loss, autocast
 
+    @property
+    def has_reference(self) -> bool:
+        return self._reference is not None
+
     def live(self, batch: TrainBatch, *, entropy_needs_grad: bool) -> Forward:
         """With gradient, in training mode."""
         self._policy.train()
@@ -70,9 +74,8 @@ class Forwards:
         return forward
 
     @torch.no_grad()
-    def reference(self, batch: TrainBatch) -> Tensor | None:
-        """The KL reference's log-probs (N, T); None if the run has no reference."""
-        if self._reference is None:
-            return None
+    def reference(self, batch: TrainBatch) -> Tensor:
+        """The KL reference's log-probs (N, T), of a run that has one."""
+        assert self._reference is not None
         with self._autocast():
             return self._reference.logprobs(batch, temperature=self._temperature, pad_token_id=self._pad_token_id)

@@ -1,31 +1,34 @@
 """Step 4, loss: forward, backward and optimizer step over this rank's rows of a generation round.
 
 The user's batch fields decide which rows an optimizer step contains and what each row weighs (`plan`, `algorithm`).
-How those rows are cut into forwards is decided here and never changes the objective, because row weights are counted
-before the first forward. Not here: when to log, evaluate or save (`trainer`), and the formulas (`algorithm`).
+Row weights are counted before the first forward, so how the rows are cut into forwards (`forward_cut`) never changes
+the objective, and a step that runs out of memory is done again in smaller ones.
+
+Not here: when to log, evaluate or save (`trainer`), and the formulas (`algorithm`).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from gruppo.algorithm.entropy import EntropyControl, applied_coef, next_entropy_control
-from gruppo.algorithm.losses import LossInputs, LossSettings, loss_metrics, policy_loss, row_weights
+from gruppo.algorithm.losses import LossInputs, LossOutput, LossSettings, loss_metrics, policy_loss, row_weights
 from gruppo.algorithm.masks import top_entropy
 from gruppo.algorithm.ratios import CorrectionMode, sampler_correction
 from gruppo.algorithm.reduce import RowCounts, entropy_weights
 from gruppo.algorithm.row_stats import RowStats
 from gruppo.distributed.shard import sum_gradients
 from gruppo.errors import ConfigError
+from gruppo.forward_cut import ForwardCut
 from gruppo.metrics import Mean, Stats
-from gruppo.policy.packing import cut_by_tokens
 from gruppo.types import TrainBatch
 
 if TYPE_CHECKING:
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
     from gruppo.forwards import Forwards
     from gruppo.plan import BatchPlan, Segment
     from gruppo.policy.logprobs import Forward
+
+Done = TypeVar("Done")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,8 @@ class LearnerSettings:
     entropy_coef_max: float
     is_old_from_sampler: bool
     aux_loss_coef: float
+    has_experts: bool
+    """A mixture of experts: a row may move an expert that no other row does."""
 
 
 class Learner:
@@ -84,9 +91,21 @@ class Learner:
         self._accelerator, self._world = accelerator, world
         self._active_entropy = [0.0, 0.0]
         self._aux_losses: list[Tensor] = []
+        self._cut = ForwardCut(
+            rows_per_slice=plan.rows_per_slice,
+            is_packed=settings.is_packed,
+            max_tokens=settings.max_tokens_per_forward,
+            is_by_slice=loss_settings.top_entropy_quantile < 1.0 or settings.aux_loss_coef != 0.0,
+            # Then the loss of a row is its advantage times something.
+            skips_zero_advantage=loss_settings.beta == 0.0
+            and not settings.has_entropy_bonus
+            and not settings.has_experts,
+        )
         self._first_schedule = copy.deepcopy(scheduler.state_dict())
         self._first_rates = [group["lr"] for group in optimizer.param_groups]
         self._first_control = entropy_control
+        self.on_forward: Callable[[Sequence[int], Forward, LossOutput, bool], None] | None = None
+        """Told after each backward pass: rows (places in the round's batch), their forward and loss, is_on_policy."""
 
     # -- once per run
 
@@ -117,18 +136,37 @@ class Learner:
         if self.settings.is_old_from_sampler and batch.sampler_logprobs_NT is not None:
             old_logprobs_NT[stale] = batch.sampler_logprobs_NT[stale]
         else:
-            for part in self._cut(batch, stale):
-                _write(old_logprobs_NT, part, self._forwards.frozen(batch.rows(part)).logprobs_NT)
+            self._fill(old_logprobs_NT, batch, stale, lambda part: self._forwards.frozen(part).logprobs_NT)
         return replace(batch, old_logprobs_NT=old_logprobs_NT, ref_logprobs_NT=self._reference(batch))
 
     def _reference(self, batch: TrainBatch) -> Tensor | None:
+        if not self._forwards.has_reference:
+            return None
         ref_logprobs_NT = torch.zeros(batch.trained_NT.shape, device=batch.trained_NT.device)
-        for part in self._cut(batch, range(len(batch))):
-            logprobs_NT = self._forwards.reference(batch.rows(part))
-            if logprobs_NT is None:
-                return None
-            _write(ref_logprobs_NT, part, logprobs_NT)
+        self._fill(ref_logprobs_NT, batch, list(range(len(batch))), self._forwards.reference)
         return ref_logprobs_NT
+
+    def _fill(
+        self, target_NT: Tensor, batch: TrainBatch, rows: list[int], forward: Callable[[TrainBatch], Tensor]
+    ) -> None:
+        def run() -> None:
+            for part in self._cut.without_gradient(batch, rows):
+                _write(target_NT, part, forward(batch.rows(part)))
+
+        self._within_memory(run, batch.rows(rows), undo=lambda: None)
+
+    def _within_memory(self, run: Callable[[], Done], batch: TrainBatch, undo: Callable[[], None] | None) -> Done:
+        """`run()`; out of memory: `undo()`, and again with forwards of half the size, as often as that is possible."""
+        while True:
+            try:
+                return run()
+            except RuntimeError as error:
+                if not should_reduce_batch_size(error):
+                    raise
+                error.add_note("gruppo: max_tokens_per_forward makes forwards smaller; the loss stays the same.")
+                if undo is None or not self._cut.halve(batch):
+                    raise
+            undo()
 
     def sampler_metrics(self, batch: TrainBatch) -> dict[str, float]:
         """sampling/*: how far the sampler's log-probs are from the trainer's (nats), and the importance ratio that the
@@ -187,12 +225,29 @@ class Learner:
         counts = self._counts(step, numbers.to(step.trained_NT.device), segment.window_size, num_generation_tokens)
         step = replace(step, row_weights_N=row_weights(self.loss_settings.loss_type, counts))
         bonus_weights_N = entropy_weights(step.num_trained_tokens_N, counts)
-        stats, order = [], []
-        for part in self._cut(step, range(len(step)), slices=numbers.tolist()):
-            forward = self._forward(batch, [rows[place] for place in part], step.rows(part), is_on_policy)
-            stats.append(self._backward(*forward, _of(counts, part), bonus_weights_N[part]))
-            order += part
+
+        def run() -> tuple[list[RowStats], list[int]]:
+            stats, order = [], []
+            for part in self._cut.for_training(step, numbers.tolist()):
+                used, tokens = [rows[place] for place in part.rows], step.rows(part.rows)
+                with torch.set_grad_enabled(part.has_gradient):
+                    tokens, forward = self._forward(batch, used, tokens, is_on_policy)
+                    output = self._loss(tokens, forward, _of(counts, part.rows), bonus_weights_N[part.rows])
+                if part.has_gradient:
+                    self._accelerator.backward(output.loss)
+                if self.on_forward is not None:
+                    self.on_forward(used, forward, output, is_on_policy)
+                stats.append(output.rows)
+                order += part.rows
+            return stats, order
+
+        # What a broken-off backward pass leaves can be told from earlier gradients only if there are none.
+        stats, order = self._within_memory(run, step, undo=self._forget if segment.is_first else None)
         return self._summary(RowStats.cat(stats), numbers[order], segment.window_size)
+
+    def _forget(self) -> None:
+        self.optimizer.zero_grad()
+        self._aux_losses = []
 
     def _counts(self, step: TrainBatch, numbers_N: Tensor, window_size: int, num_generation_tokens: int) -> RowCounts:
         return RowCounts(
@@ -217,7 +272,7 @@ class Learner:
             _write(batch.old_logprobs_NT, rows, forward.logprobs_NT.detach())
         return part, forward
 
-    def _backward(self, part: TrainBatch, forward: Forward, counts: RowCounts, bonus_weights_N: Tensor) -> RowStats:
+    def _loss(self, part: TrainBatch, forward: Forward, counts: RowCounts, bonus_weights_N: Tensor) -> LossOutput:
         output = policy_loss(self._loss_inputs(part, forward, counts, bonus_weights_N), self.loss_settings)
         loss, rows = output.loss, output.rows
         if forward.aux_loss is not None:
@@ -227,8 +282,7 @@ class Learner:
             loss = loss + len(part) * aux_loss
             rows = replace(rows, loss=rows.loss + aux_loss.detach())
             self._aux_losses.append(forward.aux_loss.detach())
-        self._accelerator.backward(loss)
-        return rows
+        return replace(output, loss=loss, rows=rows)
 
     def _loss_inputs(
         self, part: TrainBatch, forward: Forward, counts: RowCounts, bonus_weights_N: Tensor
@@ -327,33 +381,6 @@ class Learner:
                 max=settings.entropy_coef_max,
             )
         self._active_entropy = [0.0, 0.0]
-
-    # -- how rows are cut into forwards
-
-    def _cut(self, batch: TrainBatch, rows: Sequence[int], slices: Sequence[int] | None = None) -> Iterable[list[int]]:
-        """Places of `rows` for each forward: siblings together, as many tokens as the budget allows.
-
-        The entropy mask and the load-balancing loss are defined on whole slices; padded forwards without a budget are
-        TRL's micro-batches.
-        """
-        budget, is_packed = self.settings.max_tokens_per_forward, self.settings.is_packed
-        is_by_slice = self.loss_settings.top_entropy_quantile < 1.0 or self.settings.aux_loss_coef != 0.0
-        needs_slices = slices is not None and is_by_slice
-        if needs_slices or (budget is None and not is_packed):
-            size = self._plan.rows_per_slice
-            order = list(rows) if slices is None else sorted(rows, key=lambda row: slices[row])
-            return [order[start : start + size] for start in range(0, len(order), size)]
-        prompts = [len(batch.prompt_ids[row]) for row in rows]
-        completions = [len(batch.completion_ids[row]) for row in rows]
-        # A padded row is a family of its own: its prompt is counted, and as if it were the longest of all.
-        longest = max(map(sum, zip(prompts, completions, strict=True)), default=1)
-        budget = budget or self._plan.rows_per_slice * longest
-        if is_packed:
-            groups = [batch.group_ids[row] for row in rows]
-            parts = cut_by_tokens(prompts, completions, groups, budget)
-        else:
-            parts = cut_by_tokens([0] * len(rows), [longest] * len(rows), list(range(len(rows))), budget)
-        return [[rows[place] for place in part] for part in parts]
 
 
 def _write(target_NT: Tensor, rows: Sequence[int], values_NT: Tensor) -> None:

@@ -7,6 +7,7 @@ transformers' order: log, evaluate, best model, save. The training itself is in 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,7 +22,7 @@ from gruppo.log_window import LogWindow
 from gruppo.metrics import Mean
 from gruppo.monitor.completions_table import CompletionsTable
 from gruppo.monitor.health.finding import Action
-from gruppo.monitor.recorder import Recorder
+from gruppo.monitor.recorder import Recorder, TokenSettings
 from gruppo.position import Position
 from gruppo.retention import delete_old
 from gruppo.settings import eval_sampling
@@ -82,6 +83,7 @@ class Milestones:
         self.window, self.progress = LogWindow(), Position()
         batch = None if reader is None else self._restore(reader)
         self._open_recorder(start_step=self.callbacks.state.global_step)
+        self.parts.monitor.begin()
         for line in self.parts.start_lines():
             self.parts.display.message(line)
         self.parts.display.start(self.plan.total_steps, self.callbacks.state.global_step)
@@ -96,7 +98,8 @@ class Milestones:
         self.parts.display.close()
         if self._recorder is not None:
             self._recorder.close(outcome)
-            self._recorder = self._watch = None
+            self._recorder = self._watch = self.parts.learner.on_forward = None
+        self.parts.monitor.update(is_last=True)
         if self._completions_upload is not None:
             upload, self._completions_upload = self._completions_upload, None
             upload.close(is_complete=outcome != "interrupted")
@@ -135,6 +138,7 @@ class Milestones:
         self._obey(actions)
         self.parts.display.step(state.global_step, values, is_log=self.callbacks.control.should_log)
         self._log_evaluate_save(batch)
+        self.parts.monitor.update()
         self.parts.clock.restart()
 
     def end_epoch(self, batch: TrainBatch | None) -> None:
@@ -146,7 +150,7 @@ class Milestones:
     def _log_evaluate_save(self, batch: TrainBatch | None) -> None:
         state = self.callbacks.state
         if self.callbacks.control.should_log and self.window.num_steps:
-            self.callbacks.on_log(self.window.line())
+            self.callbacks.on_log(self.window.line() | (self._watch.values if self._watch is not None else {}))
             if self._recorder is not None:
                 self._recorder.log_completions(state.global_step)
         if self.callbacks.control.should_evaluate:
@@ -164,7 +168,7 @@ class Milestones:
     ) -> None:
         if self._recorder is None:
             return
-        table = self._recorder.record_rollouts(
+        table_of_rows = self._recorder.record_rollouts(
             self.callbacks.state.global_step + (split == "train"),
             split,
             groups,
@@ -174,7 +178,12 @@ class Milestones:
             rows=range(rows.start, rows.stop),
         )
         if self._watch is not None and split == "train":
-            self._watch.add_rows(table)
+            self._watch.add_rows(table_of_rows)
+
+    def record_pass(self, batch: TrainBatch) -> None:
+        """The round is used up, or will not be used further: record what training computed of its tokens."""
+        if self._recorder is not None:
+            self._recorder.record_pass(batch, is_old_from_sampler=self.parts.learner.settings.is_old_from_sampler)
 
     def _obey(self, actions: Collection[Action]) -> None:
         """What health findings ask for."""
@@ -256,6 +265,8 @@ class Milestones:
             self.callbacks.save_state(writer.staging / "trainer_state.json")
         if not self.config.save_only_model:
             self._save_training(writer, batch)
+        if self._recorder is not None:
+            self._recorder.drain()  # a run that resumes from here never makes these rows again
         writer.commit()
         if self._recorder is not None:
             self._recorder.record_event("checkpoint", step=state.global_step, path=folder.name)
@@ -338,6 +349,7 @@ class Milestones:
                 self._completions_upload = CompletionsUpload(config)
             trackers = [config.report_to] if isinstance(config.report_to, str) else config.report_to
             completions = CompletionsTable(config.num_completions_to_print, config.log_unique_prompts, trackers)
+        policy = self.parts.policy
         self._recorder = Recorder(
             self._run_dir,
             config_dict=config.to_dict(),
@@ -346,7 +358,16 @@ class Milestones:
             seeds={"seed": config.seed, "data": config.order_seed},
             start_step=start_step,
             completions=completions,
+            model=policy.name,
+            is_truncated_masked=config.mask_truncated_completions,
+            tokens=TokenSettings(
+                budget=config.monitor_tokens,
+                decode=partial(policy.tokenizer.decode, skip_special_tokens=True),
+                vocab_size=policy.model.config.get_text_config().vocab_size,
+            ),
+            look=self.parts.display.now,
         )
+        self.parts.learner.on_forward = self._recorder.keep_forward
         if start_step is not None:
             self._watch = Watch(config, self._recorder, self.parts.display, self.parts.world, start_step)
 

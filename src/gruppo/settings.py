@@ -41,7 +41,9 @@ def loss_settings(config: GRPOConfig) -> LossSettings:
     )
 
 
-def learner_settings(config: GRPOConfig, *, is_engine_external: bool, aux_loss_coef: float) -> LearnerSettings:
+def learner_settings(
+    config: GRPOConfig, *, is_engine_external: bool, aux_loss_coef: float, has_experts: bool
+) -> LearnerSettings:
     asked = config.vllm_importance_sampling_correction
     return LearnerSettings(
         max_grad_norm=config.max_grad_norm,
@@ -59,6 +61,7 @@ def learner_settings(config: GRPOConfig, *, is_engine_external: bool, aux_loss_c
         entropy_coef_max=config.entropy_coef_max,
         is_old_from_sampler=config.old_logprobs == "sampler",
         aux_loss_coef=aux_loss_coef,
+        has_experts=has_experts,
     )
 
 

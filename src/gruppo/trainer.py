@@ -23,6 +23,7 @@ from gruppo.assemble import assemble
 from gruppo.callbacks import Callback
 from gruppo.data.order import round_prompts, slice_assignment
 from gruppo.data.prompts import PromptDataset
+from gruppo.memory import return_freed_memory
 from gruppo.milestones import Milestones
 from gruppo.round_metrics import RoundLengths, as_round_values, length_metrics, pass_metrics, reward_metrics
 from gruppo.settings import train_sampling
@@ -100,6 +101,7 @@ class GRPOTrainer:
         self.ref_model = parts.policy.reference_model
         self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
         self.rollout, self.scorer, self.learner = parts.rollout, parts.scorer, parts.learner
+        self.monitor = parts.monitor
         self.reward_funcs = [source.function for source in parts.scorer.sources]
         self.reward_func_names = [source.name for source in parts.scorer.sources]
         self.reward_weights = torch.tensor(parts.scorer.weights, dtype=torch.float32)
@@ -152,6 +154,7 @@ class GRPOTrainer:
         Until the last one, the round counts as in use: a checkpoint holds it.
         """
         milestones, progress = self._milestones, self._milestones.progress
+        return_freed_memory()
         segments = self.plan.segments(progress.round_in_epoch)
         num_tokens = int(self._parts.world.sum_(batch.num_trained_tokens_N.sum()))
         if progress.segment == 0:
@@ -173,15 +176,18 @@ class GRPOTrainer:
             progress.segment = number + 1
             if progress.segment == len(segments):
                 self._in_use = None
+                milestones.record_pass(batch)
             for _ in segment.micro_steps[: -1 if segment.is_last else None]:
                 milestones.callbacks.on_substep_end()  # transformers': each micro-step but the last of a step
             if segment.is_last:
                 self._optimizer_step()
             if self.control.should_training_stop or self.control.should_epoch_stop:
+                milestones.record_pass(batch)  # all that the round will have been used for in this attempt
                 return
 
     def _optimizer_step(self) -> None:
         milestones, callbacks = self._milestones, self._milestones.callbacks
+        return_freed_memory()
         with self._parts.clock.phase("optimizer"):
             grad_norm = self.learner.clip_gradients()
             callbacks.on_pre_optimizer_step()

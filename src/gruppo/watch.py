@@ -1,16 +1,17 @@
-"""The health checks of a live run: rows and metrics in, findings printed and recorded, actions out.
+"""The health checks of a live run: rows and metrics in, findings printed, recorded and sent to trackers, actions out.
 
-Joins the recorder's rows, `monitor.health` and the terminal. What the checks mean is in `monitor/health`; what is done
-when one asks for a checkpoint or a stop is in `milestones.py`.
+Joins the recorder's rows, `monitor.health`, the terminal and the trackers. What the checks mean is in
+`monitor/health`; what is done when one asks for a checkpoint or a stop is in `milestones.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from gruppo.monitor.alerts import Alerts, health_values
 from gruppo.monitor.health.audit import read_records
 from gruppo.monitor.health.finding import Action, Finding
 from gruppo.monitor.health.live import HealthMonitor
@@ -29,8 +30,11 @@ class Watch:
         self, config: GRPOConfig, recorder: Recorder, display: Progress, world: World, start_step: int
     ) -> None:
         self._recorder, self._display, self._world = recorder, display, world
-        self._rows: list[pa.Table] = []
+        self._rounds: list[Callable[[], pa.Table | None]] = []
         self._monitor: HealthMonitor | None = None
+        self._alerts = Alerts(config.report_to)
+        self.values: dict[str, float] = health_values({})
+        """How many checks stand at which level, for log lines; the same on every rank."""
         if world.is_main:
             fields = config.to_dict()
             self._monitor = HealthMonitor(
@@ -40,14 +44,16 @@ class Watch:
                 history=read_records(config.output_dir, fields, start_step) if start_step else (),
             )
 
-    def add_rows(self, table: pa.Table | None) -> None:
-        """This rank's completions of a training round, as the recorder has them."""
-        self._rows += self._world.gather_objects([] if table is None else [table])
+    def add_rows(self, table_of_rows: Callable[[], pa.Table | None]) -> None:
+        """This rank's completions of a training round, as the recorder has (or will have) them."""
+        self._rounds.append(table_of_rows)
 
     def end_step(self, step: int, metrics: Mapping[str, float]) -> set[Action]:
         """Check an optimizer step; what the findings ask for, the same on every rank."""
-        rows = pa.concat_tables(self._rows, promote_options="permissive") if self._rows else None
-        self._rows = []
+        found = [table for table_of_rows in self._rounds if (table := table_of_rows()) is not None]
+        self._rounds = []
+        found = self._world.gather_objects(found)
+        rows = pa.concat_tables(found, promote_options="permissive") if found else None
         findings = [] if self._monitor is None else self._monitor.observe(step, metrics, rows)
         return self._tell(findings)
 
@@ -59,4 +65,7 @@ class Watch:
         for finding in findings:
             self._recorder.record_event("finding", **finding.as_dict())
             self._display.message(finding.text())
-        return self._world.broadcast_object({finding.action for finding in findings})
+            self._alerts.send(finding)
+        values = {} if self._monitor is None else health_values(self._monitor.state.checks)
+        self.values, actions = self._world.broadcast_object((values, {finding.action for finding in findings}))
+        return actions

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,9 +34,12 @@ from gruppo.forwards import Forwards
 from gruppo.learner import Learner
 from gruppo.monitor.health.live import HealthMonitor
 from gruppo.monitor.progress import Progress
+from gruppo.monitor.run_monitor import RunMonitor
+from gruppo.monitor.web import WebPage
 from gruppo.plan import BatchPlan
 from gruppo.policy.load import (
     eos_token_ids,
+    has_experts,
     is_peft_model,
     load_policy,
     load_tokenizer,
@@ -130,6 +134,7 @@ class Parts:
     learner: Learner
     callbacks: CallbackBridge
     display: Progress
+    monitor: RunMonitor
     clock: Clock
     notes: list[str]
 
@@ -177,6 +182,7 @@ def wire(trainer: Any, given: Arguments) -> Parts:
         learner=learner,
         callbacks=callbacks,
         display=display,
+        monitor=_monitor(config, display, world),
         clock=clock,
         notes=notes,
     )
@@ -292,6 +298,13 @@ def _scorer(given: Arguments, config: GRPOConfig, data: Data, world: World) -> S
     return Scorer(sources, weights=config.reward_weights, timeout=config.reward_timeout)
 
 
+def _monitor(config: GRPOConfig, display: Progress, world: World) -> RunMonitor:
+    run, page = Path(config.output_dir), None
+    if config.monitor == "web":
+        page = WebPage(run, print if config.disable_tqdm else display.message)
+    return RunMonitor(run, is_main=world.is_main, page=page)
+
+
 def _policy(given: Arguments, config: GRPOConfig, tokenizer: Any, accelerator: Any, world: World) -> Policy:
     model = load_policy(
         given.model,
@@ -364,7 +377,9 @@ def _learner(
         optimizer=accelerator.prepare_optimizer(optimizer),
         scheduler=scheduler,
         loss_settings=loss_settings(config),
-        settings=learner_settings(config, is_engine_external=False, aux_loss_coef=aux_loss_coef),
+        settings=learner_settings(
+            config, is_engine_external=False, aux_loss_coef=aux_loss_coef, has_experts=has_experts(policy.model)
+        ),
         entropy_control=entropy_control(config),
         plan=plan,
         accelerator=accelerator,

@@ -89,7 +89,7 @@ def test_the_file_says_all_that_matters(golden: Path, tmp_path: Path, capsys: py
 def test_texts_of_the_run_cannot_break_out(golden: Path, tmp_path: Path) -> None:
     run = tmp_path / "bad <b>$x_1$"
     shutil.copytree(golden, run)
-    step = max(run.glob("rollouts/step=*"))
+    step = max(run.glob("rollouts/step-*"))
     rows = read_rollouts(run, step=26, split="train").to_pylist()
     for row in rows:
         row |= {"completion": HOSTILE, "prompt": HOSTILE, "prompt_format": "text", "finish_reason": HOSTILE}
@@ -186,7 +186,7 @@ def test_best_and_worst_do_not_overlap_and_spread_over_groups() -> None:
 
 def test_long_completions_are_cut(tmp_path: Path) -> None:
     row = {"step": 1, "split": "train", "group_id": 0, "sample": 0, "reward": 1.0, "completion": "x" * 9000}
-    write_parquet(tmp_path / "rollouts" / "step=000001" / "part-r0-a1.parquet", pa.Table.from_pylist([row]))
+    write_parquet(tmp_path / "rollouts" / "step-000001" / "part-r0-a1.parquet", pa.Table.from_pylist([row]))
     found = last_extremes(tmp_path)
     assert found is not None
     assert found.best[0].completion == "x" * MAX_CHARACTERS + " … (5,000 more characters)"

@@ -1,12 +1,12 @@
 """The notebook runs from top to bottom in the current interpreter, and its run ends with a higher reward."""
 
-import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
+
+from notebook_kernel import use_this_interpreter
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -19,18 +19,7 @@ def notebook():
 
 @pytest.fixture
 def _this_interpreter_as_kernel(tmp_path, monkeypatch):
-    spec = tmp_path / "jupyter" / "kernels" / "python3"
-    spec.mkdir(parents=True)
-    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    (spec / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}))
-    for name, value in {
-        "JUPYTER_PATH": tmp_path / "jupyter",
-        "IPYTHONDIR": tmp_path / "ipython",
-        "HF_HOME": tmp_path / "hf",
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-    }.items():
-        monkeypatch.setenv(name, str(value))
+    use_this_interpreter(tmp_path, monkeypatch)
 
 
 def test_it_is_committed_without_outputs(notebook):

@@ -84,7 +84,7 @@ def row(step: int, group_id: int, sample: int, **values: Any) -> dict[str, Any]:
 
 def write_part(run: Path, rows: list[dict[str, Any]], name: str = "part-r0-a1", **extra_types: pa.DataType) -> Path:
     """A rollouts part; rows of one step."""
-    path = run / "rollouts" / f"step={rows[0]['step']:06d}" / f"{name}.parquet"
+    path = run / "rollouts" / f"step-{rows[0]['step']:06d}" / f"{name}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     schema = rollout_schema(["exact", "format"], extra_types)
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gruppo.monitor import files
-from gruppo.monitor.files import PartWriter, write_parquet, write_whole
+from gruppo.monitor.files import Once, PartWriter, write_parquet, write_whole
 
 
 def test_a_write_that_is_cut_short_leaves_the_old_file(tmp_path):
@@ -45,8 +45,66 @@ def test_parts_are_dropped_when_the_disk_is_stuck(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "write_parquet", lambda path, table: stuck.wait(30))
     failures = []
     writer = PartWriter(lambda doing, error: failures.append(doing), patience=0.0)
-    accepted = [writer.submit(tmp_path / "p", pa.table({})) for _ in range(files.MAX_WAITING_PARTS + 2)]
+    accepted = [writer.submit(tmp_path / "p", lambda: pa.table({})) for _ in range(files.MAX_WAITING_PARTS + 2)]
     stuck.set()
     writer.close()
     assert accepted == [True] * files.MAX_WAITING_PARTS + [False, False]
     assert failures == []
+
+
+def test_a_disk_that_hangs_holds_training_up_once(tmp_path, monkeypatch):
+    stuck = threading.Event()
+    monkeypatch.setattr(files, "write_parquet", lambda path, table: stuck.wait(30))
+    writer = PartWriter(lambda doing, error: None, patience=7.0)
+    waited = []
+
+    class Full:
+        def acquire(self, timeout):
+            waited.append(timeout)
+            return False
+
+        def release(self): ...
+
+    writer._slots = Full()
+    make = lambda: pa.table({})  # noqa: E731
+    assert not writer.submit(tmp_path / "tokens", make, can_wait=False)
+    assert not writer.submit(tmp_path / "a", make)
+    assert not writer.submit(tmp_path / "b", make)
+    assert waited == [0.0, 7.0, 0.0]
+    stuck.set()
+    writer.close()
+
+
+def test_what_is_queued_is_made_in_the_background_and_drained(tmp_path):
+    threads = []
+
+    def make():
+        threads.append(threading.current_thread().name)
+        return pa.table({"x": [1]})
+
+    writer = PartWriter(lambda doing, error: None)
+    assert writer.submit(tmp_path / "a.parquet", make)
+    assert writer.submit(tmp_path / "b.parquet", lambda: None)
+    writer.drain()
+    assert os.listdir(tmp_path) == ["a.parquet"]
+    assert threads[0].startswith("gruppo-recorder")
+    writer.close()
+
+
+def test_a_part_that_cannot_be_made_is_reported(tmp_path):
+    failures = []
+    writer = PartWriter(lambda doing, error: failures.append((doing, str(error))))
+    writer.submit(tmp_path / "a.parquet", lambda: 1 / 0)
+    writer.close()
+    assert failures == [("writing a.parquet", "division by zero")]
+
+
+def test_a_table_is_made_once_whoever_asks_first():
+    calls, failures = [], []
+    table = Once(lambda: calls.append(1) or pa.table({"x": [1]}), lambda *error: failures.append(error), "making")
+    assert table().to_pydict() == table().to_pydict() == {"x": [1]}
+    assert calls == [1]
+    broken = Once(lambda: 1 / 0, lambda doing, error: failures.append((doing, str(error))), "making")
+    assert broken() is None
+    assert broken() is None
+    assert failures == [("making", "division by zero")]

@@ -2,6 +2,9 @@
 
 import json
 
+import pytest
+
+from gruppo.monitor import readers
 from gruppo.monitor.readers import read_lines, read_metrics, read_rollouts
 from monitor import monitor_fakes as fakes
 
@@ -62,7 +65,7 @@ def test_rollouts_ignore_unfinished_parts_and_sort_rows(tmp_path):
     fakes.record_round(recorder, 1)
     fakes.record_round(recorder, 1, "eval", late=["x"] * 4)
     recorder.close()
-    (tmp_path / "rollouts/step=000001/.part-r1-a1.parquet.tmp").write_bytes(b"PAR1 cut short")
+    (tmp_path / "rollouts/step-000001/.part-r1-a1.parquet.tmp").write_bytes(b"PAR1 cut short")
     table = read_rollouts(tmp_path)
     assert table.column("step").to_pylist() == [1] * 8 + [2] * 4
     assert table.column("split").to_pylist() == ["eval"] * 4 + ["train"] * 8
@@ -71,3 +74,32 @@ def test_rollouts_ignore_unfinished_parts_and_sort_rows(tmp_path):
         "sample": [0, 1, 0, 1],
     }
     assert read_rollouts(tmp_path / "nowhere").num_rows == 0
+
+
+def test_parts_that_move_away_while_they_are_read_are_not_missed(tmp_path, monkeypatch):
+    """A resumed run does that at any moment; what is left is the answer."""
+    recorder = fakes.make_recorder(tmp_path)
+    for step in (1, 2, 3):
+        fakes.record_round(recorder, step)
+    recorder.close()
+    listed = readers._part_files
+
+    def moving(folder, step):
+        files = listed(folder, step)
+        last = max(folder.iterdir())
+        if last.name.endswith("3"):
+            last.rename(tmp_path / "elsewhere")
+        return files
+
+    monkeypatch.setattr(readers, "_part_files", moving)
+    assert set(read_rollouts(tmp_path)["step"].to_pylist()) == {1, 2}
+
+
+def test_a_part_that_is_listed_but_not_there_is_said(tmp_path):
+    recorder = fakes.make_recorder(tmp_path)
+    fakes.record_round(recorder, 1)
+    recorder.close()
+    (part,) = tmp_path.glob("rollouts/*/*.parquet")
+    part.with_name("part-r1-a1.parquet").symlink_to(tmp_path / "nowhere.parquet")
+    with pytest.raises(FileNotFoundError, match=r"part-r1-a1\.parquet"):
+        read_rollouts(tmp_path)

@@ -3,6 +3,7 @@
 import json
 import logging
 from math import inf, nan
+from pathlib import Path
 
 import datasets
 import pandas as pd
@@ -10,12 +11,22 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from gruppo.algorithm.losses import LossInputs, LossSettings, policy_loss
 from gruppo.monitor import files
 from gruppo.monitor.readers import read_events, read_lines, read_metrics, read_rollouts
-from gruppo.monitor.schema import ATTEMPT_FIELDS, LINE_FIELDS, ROLLOUT_COLUMNS, RUN_FIELDS
+from gruppo.monitor.recorder import TokenSettings
+from gruppo.monitor.schema import (
+    ATTEMPT_FIELDS,
+    HEARTBEAT_FIELDS,
+    LINE_FIELDS,
+    ROLLOUT_COLUMNS,
+    RUN_FIELDS,
+    TOKEN_COLUMNS,
+)
+from gruppo.types import TrainBatch
 from monitor import monitor_fakes as fakes
 
-PART = "rollouts/step=000012/part-r0-a1.parquet"
+PART = "rollouts/step-000012/part-r0-a1.parquet"
 
 
 def written(folder):
@@ -33,8 +44,8 @@ def test_files_of_a_short_run(tmp_path):
     assert written(tmp_path) == [
         "events.jsonl",
         "metrics.jsonl",
-        "rollouts/step=000012/part-eval-r0-a1-1.parquet",
-        "rollouts/step=000012/part-eval-r0-a1.parquet",
+        "rollouts/step-000012/part-eval-r0-a1-1.parquet",
+        "rollouts/step-000012/part-eval-r0-a1.parquet",
         PART,
         "run.json",
     ]
@@ -43,7 +54,7 @@ def test_files_of_a_short_run(tmp_path):
 
 def test_run_json_has_the_fields_of_the_schema(tmp_path):
     config = {"output_dir": "x", "hub_token": "secret", "push_to_hub_token": None, "epsilon": 0.2, "f": inf}
-    recorder = fakes.make_recorder(tmp_path, config_dict=config, seeds={"seed": 3})
+    recorder = fakes.make_recorder(tmp_path, config_dict=config, seeds={"seed": 3}, model="org/tiny")
     recorder.close()
     text = (tmp_path / "run.json").read_text()
     run = json.loads(text)
@@ -53,6 +64,7 @@ def test_run_json_has_the_fields_of_the_schema(tmp_path):
     assert run["schema_version"] == 1
     assert attempt["attempt"] == 1
     assert attempt["start_step"] == 0
+    assert attempt["model"] == "org/tiny"
     assert attempt["plan"] == ["8 completions"]
     assert attempt["seeds"] == {"seed": 3}
     assert attempt["device"]["type"] == "cpu"
@@ -80,7 +92,7 @@ def test_rollout_columns_and_values(tmp_path):
     recorder = fakes.make_recorder(tmp_path)
     fakes.record_round(recorder, 12, length=[1, 2.5, None, True], note=["a", {"b": [1]}, None, 3])
     recorder.close()
-    table = pq.read_table(tmp_path / PART, partitioning=None)
+    table = pq.read_table(tmp_path / PART)
     per_reward = [f"{kind}/{name}" for name in ("exact", "format") for kind in ("reward", "reward_status")]
     assert table.column_names == [*ROLLOUT_COLUMNS, *per_reward, "extra/length", "extra/note"]
     rows = table.to_pylist()
@@ -101,13 +113,25 @@ def test_rollout_columns_and_values(tmp_path):
         "n_prompt": 3,
         "n_completion": 2,
         "n_trained": 2,
+        "used": True,
+        "drop_reason": None,
         "reward": 0.0,
         "advantage": -0.5,
         "group_mean": 0.75,
         "group_std": 1.0,
         "entropy_mean": None,
+        "kl_mean": None,
+        "is_mean": None,
+        "is_max": None,
+        "clipped_frac": None,
         "sampler_logprob_mean": -1.0,
         "seconds": 0.5,
+        "rep4_tail": None,
+        "zlib_tail": None,
+        "copy8": None,
+        "dup_of": None,
+        "script_share": None,
+        "gibberish_share": None,
         "reward/exact": 0.0,
         "reward_status/exact": "ok",
         "reward/format": None,
@@ -163,11 +187,12 @@ def test_parts_are_read_by_pandas_and_datasets(tmp_path):
     fakes.record_round(recorder, 2, "eval")
     recorder.close()
     folder = tmp_path / "run" / "rollouts"
-    frame = pd.read_parquet(folder, partitioning=None)
+    assert pq.read_table(folder).num_rows == 12
+    frame = pd.read_parquet(folder)
     assert frame.groupby("step")["reward/exact"].mean().round(4).to_dict() == {1: 0.4167, 2: 0.4167}
     rows = datasets.load_dataset(
         "parquet",
-        data_files=str(folder / "step=*" / "part-*.parquet"),
+        data_files=str(folder / "step-*" / "part-*.parquet"),
         split="train",
         cache_dir=str(tmp_path / "cache"),
     )
@@ -205,12 +230,12 @@ def test_resuming_moves_what_it_makes_anew(tmp_path):
     assert second.attempt.run_id == first.attempt.run_id
     assert [path for path in written(tmp_path) if path.endswith(".parquet")] == [
         "completions/completions_00001.parquet",
-        "rollouts/step=000001/part-r0-a1.parquet",
-        "rollouts/step=000002/part-r0-a2.parquet",
+        "rollouts/step-000001/part-r0-a1.parquet",
+        "rollouts/step-000002/part-r0-a2.parquet",
         "superseded/a2/completions/completions_00002.parquet",
         "superseded/a2/completions/completions_00003.parquet",
-        "superseded/a2/rollouts/step=000002/part-r0-a1.parquet",
-        "superseded/a2/rollouts/step=000003/part-r0-a1.parquet",
+        "superseded/a2/rollouts/step-000002/part-r0-a1.parquet",
+        "superseded/a2/rollouts/step-000003/part-r0-a1.parquet",
     ]
     # Step 3 of the first attempt is gone too, though nobody wrote it again; so is the evaluation at step 2.
     assert [(line["step"], line["reward"]) for line in read_metrics(tmp_path)] == [(1, 0.1), (2, 0.9)]
@@ -285,3 +310,105 @@ def test_values_that_no_format_knows_are_written_as_text(tmp_path):
     assert event["raw"] == "<3 bytes>"
     assert event["bad"] == "\ud800"
     assert recorder.num_failed_writes == 0
+
+
+def batch_of_two_groups():
+    groups = fakes.two_groups()
+    ids = [completion.token_ids for group in groups for completion in group.completions]  # 1, 2, 2 and 0 tokens
+    trained_NT = torch.tensor([[True, False], [True, True], [True, True], [False, False]])
+    return TrainBatch(
+        prompt_ids=[[1]] * 4,
+        completion_ids=ids,
+        trained_NT=trained_NT,
+        advantages_N=torch.zeros(4),
+        group_ids=[0, 0, 1, 1],
+        slice_ids=[0] * 4,
+        sampler_logprobs_NT=torch.tensor([[-0.5, nan], [-1.0, nan], [nan, nan], [nan, nan]]),
+        old_logprobs_NT=torch.tensor([[-0.25, 0.0], [-2.0, -3.0], [-1.0, -1.0], [0.0, 0.0]]),
+    )
+
+
+class TwoForwards:
+    logprobs_NT = torch.tensor([[-0.25, 0.0], [-2.0, -3.0]])
+    entropy_NT = torch.tensor([[0.5, 0.0], [0.75, 1.25]])
+
+
+def record_trained_round(recorder, step):
+    """Both rows of the first group go through a forward, those of the second are left out."""
+    batch = batch_of_two_groups()
+    fakes.record_round(recorder, step)
+    part = batch.rows([0, 1])
+    inputs = LossInputs(
+        TwoForwards.logprobs_NT, TwoForwards.entropy_NT, part.advantages_N, part.trained_NT, torch.ones(2)
+    )
+    recorder.keep_forward([0, 1], TwoForwards(), policy_loss(inputs, LossSettings()), True)
+    recorder.record_pass(batch)
+
+
+def token_settings(budget=100):
+    return TokenSettings(budget=budget, decode=lambda ids: "45"[len(ids) - 1 :] * len(ids), vocab_size=10)
+
+
+def test_tokens_hold_what_the_pass_gave_and_null_where_it_gave_nothing(tmp_path):
+    recorder = fakes.make_recorder(tmp_path, tokens=token_settings())
+    record_trained_round(recorder, 12)
+    recorder.record_pass(batch_of_two_groups())  # the round is recorded already
+    recorder.close()
+    table = pq.read_table(tmp_path / "tokens/step-000012/part-r0-a1.parquet")
+    assert table.column_names == list(TOKEN_COLUMNS)
+    rows = table.to_pylist()
+    assert [(row["group_id"], row["sample"], row["num_passes"]) for row in rows] == [(7, 0, 1), (7, 1, 1), (9, 0, 0)]
+    second = rows[1]
+    assert second["mask"] == [1, 1]
+    assert second["logp_infer"] == [-1.0, None]
+    assert second["delta"] == [-1.0, None]
+    assert second["delta_ref"] is None
+    assert second["entropy"] == [0.75, 1.25]
+    assert second["ratio"] == [1.0, 1.0]
+    assert second["clip"] == [0, 0]
+    third = rows[2]
+    assert third["completion_ids"] == [0, 1]
+    assert all(third[name] is None for name in ("logp_infer", "delta", "entropy", "ratio", "clip"))
+    rollouts = read_rollouts(tmp_path)
+    assert rollouts["entropy_mean"].to_pylist() == [0.5, 1.0, None, None]
+    assert rollouts["is_max"].to_pylist()[0] == pytest.approx(1.2840254)
+    assert rollouts["kl_mean"].to_pylist() == [None] * 4
+    assert recorder.num_failed_writes == 0
+
+
+def test_a_full_queue_costs_tokens_first_and_at_once(tmp_path, monkeypatch):
+    recorder = fakes.make_recorder(tmp_path, tokens=token_settings())
+    submit, waited = recorder._parts.submit, []
+
+    def full(path, make, *, can_wait=True):
+        waited.append(can_wait)
+        return can_wait and submit(path, make)
+
+    monkeypatch.setattr(recorder._parts, "submit", full)
+    record_trained_round(recorder, 1)
+    recorder.close()
+    assert waited == [True, False, False]
+    assert recorder.num_dropped_parts == 2
+    assert read_rollouts(tmp_path).num_rows == 4
+    (drop,) = [event for event in read_events(tmp_path) if event["kind"] == "dropped_part"]
+    assert drop["path"] == "rollouts/step-000001/part-r0-a1.parquet"  # its second writing, with the means
+    assert not (tmp_path / "tokens").exists()
+
+
+def test_tokens_off_or_over_budget(tmp_path):
+    for budget in (0, 1):
+        recorder = fakes.make_recorder(tmp_path / str(budget), tokens=token_settings(budget))
+        record_trained_round(recorder, 1)
+        recorder.close()
+        assert read_rollouts(tmp_path / str(budget))["entropy_mean"].to_pylist()[:2] == [0.5, 1.0]
+    assert not (tmp_path / "0" / "tokens").exists()
+    rows = pq.read_table(tmp_path / "1/tokens/step-000001/part-r0-a1.parquet").to_pylist()
+    assert [(row["group_id"], row["sample"]) for row in rows] == [(7, 0)]
+
+
+@pytest.mark.parametrize(
+    "names", [ROLLOUT_COLUMNS, TOKEN_COLUMNS, HEARTBEAT_FIELDS], ids=["rollouts", "tokens", "beat"]
+)
+def test_every_column_is_documented(names):
+    text = (Path(__file__).parents[2] / "docs" / "monitor.md").read_text()
+    assert [name for name in names if f"`{name}`" not in text] == []

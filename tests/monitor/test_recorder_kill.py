@@ -13,7 +13,7 @@ def test_kill_9_leaves_a_readable_run(tmp_path):
     script = Path(__file__).with_name("endless_script.py")
     process = subprocess.Popen([sys.executable, str(script), str(tmp_path)])
     try:
-        while not (tmp_path / "rollouts/step=000020/part-r0-a1.parquet").exists():
+        while not (tmp_path / "rollouts/step-000020/part-r0-a1.parquet").exists():
             assert process.poll() is None
             time.sleep(0.01)
     finally:

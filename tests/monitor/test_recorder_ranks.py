@@ -14,7 +14,7 @@ def test_two_ranks_write_one_run(tmp_path):
     run = tmp_path / "run"
     run_id = json.loads((run / "run.json").read_text())["run_id"]
     assert ranks == [{"run_id": run_id, "failed": 0}] * 2
-    assert sorted(path.name for path in (run / "rollouts/step=000001").iterdir()) == [
+    assert sorted(path.name for path in (run / "rollouts/step-000001").iterdir()) == [
         "part-r0-a1.parquet",
         "part-r1-a1.parquet",
     ]

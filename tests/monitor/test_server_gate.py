@@ -21,6 +21,7 @@ ARGUMENTS = {
     "group_id": "7",
     "id": "2.7.0.train",
     "prompt_id": "7",
+    "check": "D11",
     "file": "app.js",
     "path": "runs",
 }
@@ -111,7 +112,7 @@ def has_our_headers(headers) -> bool:  # type: ignore[no-untyped-def]
 def test_the_matrix_of_routes_methods_and_callers(root: Path, client: TestClient) -> None:
     num_checked = 0
     paths = all_paths(root)
-    assert len(paths) == 18
+    assert len(paths) == 19
     for (path, is_shell), method in itertools.product(paths.items(), METHODS):
         for caller, (headers, status) in (SHELL_CALLERS if is_shell else CALLERS).items():
             if path.endswith("/stream") and status == 200 and method == "GET":

@@ -231,7 +231,7 @@ def test_numbers_that_json_cannot_say_are_null(run: Path) -> None:
 
 
 def write_tokens(run: Path, step: int, rows: list[dict[str, Any]]) -> None:
-    path = run / "tokens" / f"step={step:06d}" / "part-r0-a1.parquet"
+    path = run / "tokens" / f"step-{step:06d}" / "part-r0-a1.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     types = {"step": pa.int32(), "split": pa.string(), "group_id": pa.int64(), "sample": pa.int32()}
     types |= {
@@ -310,8 +310,8 @@ def test_shares_and_correlations_of_rewards(run: Path) -> None:
 
 def test_a_broken_part_is_counted_and_the_rest_is_shown(run: Path) -> None:
     write_part(run, two_groups(1))
-    (run / "rollouts" / "step=000001" / "part-r1-a1.parquet").write_bytes(b"PAR1 not really")
-    (run / "rollouts" / "step=000001" / ".part-r2-a1.parquet.tmp").write_bytes(b"half")
+    (run / "rollouts" / "step-000001" / "part-r1-a1.parquet").write_bytes(b"PAR1 not really")
+    (run / "rollouts" / "step-000001" / ".part-r2-a1.parquet.tmp").write_bytes(b"half")
     for path in ("steps/1/groups", "rollouts"):
         answer = ask(run, path)
         assert answer["unreadable_parts"] == 1
@@ -328,7 +328,7 @@ def test_a_part_that_appears_is_seen_and_one_that_goes_is_forgotten(run: Path) -
     assert store.rounds.steps(run).tolist() == [1, 2]
     second.unlink()
     assert store.rounds.read(run, 1).table.num_rows == 4
-    (run / "rollouts" / "step=000002").rename(run / "step=000002")
+    (run / "rollouts" / "step-000002").rename(run / "step-000002")
     assert store.rounds.steps(run).tolist() == [1]
 
 
@@ -351,7 +351,7 @@ def test_a_run_that_is_being_written_is_read_without_an_error(run: Path) -> None
             write_lines(run / "metrics.jsonl", [line(step, reward=float(step))])
             if step % 20 == 0:  # an attempt from an earlier step: parts move away
                 (run / "superseded").mkdir(exist_ok=True)
-                (run / "rollouts" / f"step={step:06d}").rename(run / "superseded" / f"step={step:06d}")
+                (run / "rollouts" / f"step-{step:06d}").rename(run / "superseded" / f"step-{step:06d}")
 
     writer = Thread(target=write)
     with client_of(run.parent) as client:
@@ -380,7 +380,7 @@ def test_a_column_may_turn_from_numbers_into_text(run: Path) -> None:
 
 
 def test_parts_of_older_columns_are_enough(run: Path) -> None:
-    path = run / "rollouts" / "step=000001" / "part-r0-a1.parquet"
+    path = run / "rollouts" / "step-000001" / "part-r0-a1.parquet"
     path.parent.mkdir(parents=True)
     pq.write_table(pa.table({"step": [1, 1], "split": ["train"] * 2, "group_id": [1, 1], "sample": [0, 1]}), path)
     for name in VIEWS:

@@ -147,12 +147,27 @@ def test_what_the_recorder_writes_is_understood(tmp_path: Path) -> None:
         assert get(client, f"{path}/health")["detectors"][0]["detector"] == "D05"
 
 
+def test_what_a_check_is_with_the_thresholds_of_the_run(tmp_path: Path) -> None:
+    small_run(tmp_path / "r", 3)
+    write_run_json(tmp_path / "r", health_thresholds={"D11": {"warn": 0.2}, "D12": "off"})
+    with client_of(tmp_path) as client:
+        path = f"{only_run(client)}/health"
+        loops = get(client, f"{path}/D11")
+        assert (loops["name"], loops["docs"], loops["is_off"]) == ("loops", "docs/health/D11.md", False)
+        assert loops["fire"] == {"bad": 3, "of": 5}
+        limits = {limit["name"]: (limit["value"], limit["default"]) for limit in loops["limits"]}
+        assert (limits["warn"], limits["alert"]) == ((0.2, 0.02), (0.1, 0.1))
+        assert get(client, f"{path}/D12")["is_off"]
+        assert client.get(f"/api/{path}/D99").status_code == 404
+
+
 # -- verdict
 
 
 def told(reward: list[float], flat: list[float] | None = None, evals: list[float] | None = None, **more: Any) -> Any:
+    given = {"findings": [], "state": "running", "solved": []} | more
     columns = {"reward": np.array(reward), "frac_reward_zero_std": np.array(flat or [])}
-    given = {"findings": [], "state": "running"} | more
+    columns["groups/frac_solved"] = np.array(given.pop("solved"))
     return verdict(columns, np.array(evals or []), given.pop("findings"), given.pop("state"), **given)
 
 
@@ -164,6 +179,7 @@ NOISE = [0.01, -0.01] * 50
     [
         ([], "unknown", "Nothing was recorded yet."),
         ([0.5] * 5, "unknown", "Too early to say (5 steps)."),
+        ([0.5], "unknown", "Too early to say (1 step)."),
         ([i / 100 + NOISE[i] for i in range(100)], "ok", "Learning: reward 0.095 → 0.895 over 100 steps."),
         ([1 - i / 100 + NOISE[i] for i in range(100)], "warn", "Getting worse: reward 0.905 → 0.105 over 100 steps."),
         ([0.5 + NOISE[i] for i in range(100)], "info", "No clear change: reward 0.5 → 0.5 over 100 steps."),
@@ -189,6 +205,45 @@ def test_the_verdict_names_what_is_wrong() -> None:
     assert (
         told(rising, state="failed", outcome="interrupted")["facts"][0]["text"] == "The run ended early: interrupted."
     )
+
+
+RISING = [i / 100 for i in range(100)]
+
+SATURATED = [
+    {"detector": "D01", "name": "zero-variance groups", "severity": "WARN"},
+    {"detector": "D19", "name": "reward at the ceiling", "severity": "WARN"},
+]
+
+
+def test_a_run_that_ended_with_its_task_solved_is_no_warning() -> None:
+    ended: dict[str, Any] = {"flat": RISING, "solved": RISING, "state": "finished"}
+    answer = told(RISING, findings=SATURATED, **ended)
+    assert (answer["level"], [fact["code"] for fact in answer["facts"]]) == ("info", ["reward", "solved"])
+    assert answer["text"] == "Learning: reward 0.095 → 0.895 over 100 steps. Solved: 89% of groups all right."
+    assert "Held-out prompts would tell it from a trick" in answer["facts"][1]["text"]
+    assert told(RISING, evals=[0.2, 0.8, 0.9], findings=SATURATED, **ended)["level"] == "ok"
+
+
+def test_what_else_is_wrong_with_a_solved_run_stays_wrong() -> None:
+    ended: dict[str, Any] = {"flat": RISING, "solved": RISING, "state": "finished"}
+    other = {"detector": "D11", "name": "loops", "severity": "WARN"}
+    answer = told(RISING, findings=[*SATURATED, other], **ended)
+    assert (answer["level"], answer["text"].split("right. ")[1]) == ("warn", "1 warning: D11 loops.")
+    fooled = {"detector": "D19", "name": "reward at the ceiling", "severity": "ALERT"}
+    assert told(RISING, findings=[fooled], **ended)["level"] == "alert", "held-out prompts disagree"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"flat": RISING, "solved": RISING, "state": "running"},  # it goes on and burns time
+        {"flat": [0.9] * 100, "solved": [0.9] * 100, "state": "finished"},  # there was never anything to learn
+        {"flat": RISING, "solved": [0.0] * 100, "state": "finished"},  # the groups are flat because they fail
+        {"flat": RISING, "solved": [], "state": "finished"},  # not recorded
+    ],
+)
+def test_a_saturated_run_that_is_not_a_solved_one_stays_a_warning(given: dict[str, Any]) -> None:
+    assert told(RISING, findings=SATURATED, **given)["level"] == "warn"
 
 
 # -- events

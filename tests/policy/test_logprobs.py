@@ -72,6 +72,7 @@ def assert_same_gradients(mine: dict[str, Tensor], theirs: dict[str, Tensor], rt
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three tokens per block, so that every test crosses block borders."""
+    monkeypatch.setattr(head_module, "BLOCK_TOKENS", 1)
     monkeypatch.setattr(head_module, "BLOCK_ELEMENTS", 3 * VOCAB + 1)
 
 
@@ -263,6 +264,22 @@ def test_the_head_projects_in_blocks_and_twice_only_what_it_may_not_keep(
     # Whole blocks of three are kept.
     assert sum(sizes) == 2 * num_trained - min(num_trained, num_kept // 3 * 3)
     assert_same_gradients(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_kept_logits_are_used_up_and_a_second_backward_pass_is_still_right() -> None:
+    torch.manual_seed(0)
+    head = nn.Linear(8, VOCAB, bias=False, dtype=torch.float64)
+    hidden_SD = torch.randn(7, 8, dtype=torch.float64, requires_grad=True)
+    logprobs_S, _ = score_tokens(
+        head, hidden_SD, torch.arange(7), transform=LogitTransform(), temperature=0.7, with_entropy=False
+    )
+    context: Any = logprobs_S.grad_fn
+    assert len(context.kept) == 3, "blocks of three tokens"
+    first = torch.autograd.grad(logprobs_S.sum(), (hidden_SD, head.weight), retain_graph=True)
+    assert not context.kept
+    second = torch.autograd.grad(logprobs_S.sum(), (hidden_SD, head.weight))
+    for mine, theirs in zip(first, second, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
 
 
 def test_nothing_is_kept_without_gradient(monkeypatch: pytest.MonkeyPatch) -> None:

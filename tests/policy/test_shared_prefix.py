@@ -274,6 +274,7 @@ class LargestTensor(TorchDispatchMode):
 
 def test_no_tensor_grows_with_tokens_times_vocabulary_or_with_tokens_squared(monkeypatch: pytest.MonkeyPatch) -> None:
     vocab, block = 2003, 4 * 2003
+    monkeypatch.setattr(head_module, "BLOCK_TOKENS", 1)
     monkeypatch.setattr(head_module, "BLOCK_ELEMENTS", block)
     monkeypatch.setattr(head_module, "KEPT_ELEMENTS", block)
     model = tiny("llama", vocab_size=vocab, max_position_embeddings=1024)

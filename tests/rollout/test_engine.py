@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
+from engine_models import EVERY_FAMILY, FUSED, model_of
 from gruppo.errors import RolloutError
 from gruppo.policy.logprobs import token_logprobs
 from gruppo.rollout.engine import EmbeddedEngine
 from gruppo.rollout.hf import HFEngine
 from gruppo.rollout.kv_cache import FIRST_TAIL
 from gruppo.types import Completion, Group, Prompt, RolloutRequest, SamplingParams, TrainBatch
-from rollout.engine_models import EVERY_FAMILY, FUSED, model_of
 from tiny_models import EOS, PAD, VOCAB
 
 SAMPLING = SamplingParams(max_tokens=9, temperature=0.9, eos_token_ids=(EOS,), pad_token_id=PAD, seed=3, step=1)
@@ -310,15 +310,15 @@ def test_out_of_memory_halves_the_budget_and_changes_no_token(monkeypatch: pytes
 
     ours = engine()
     expected = facts(ours.generate(requests(6), SAMPLING))
-    call = FusedForward.__call__
+    call, error = FusedForward.__call__, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB.")
 
     def tight(self: Any, batch: Any, cache: Any) -> Any:
         if cache.num_rows > 5:
-            raise torch.OutOfMemoryError("no more")
+            raise error
         return call(self, batch, cache)
 
     monkeypatch.setattr(FusedForward, "__call__", tight)
     assert facts(ours.generate(requests(6), SAMPLING)) == expected
-    monkeypatch.setattr(FusedForward, "__call__", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("none")))
+    monkeypatch.setattr(FusedForward, "__call__", lambda *_: (_ for _ in ()).throw(error))
     with pytest.raises(torch.OutOfMemoryError):
         ours.generate(requests(6), SAMPLING)

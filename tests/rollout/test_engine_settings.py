@@ -10,12 +10,12 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from engine_models import model_of, one_letter_per_id
 from gruppo.errors import RolloutError
 from gruppo.rollout.engine import EmbeddedEngine, free_bytes
 from gruppo.rollout.hf import HFEngine
 from gruppo.rollout.support import probe, unsupported_reason
 from gruppo.types import Group, Prompt, RolloutRequest, SamplingParams
-from rollout.engine_models import model_of, one_letter_per_id
 from tiny_models import EOS, PAD, VOCAB
 
 SAMPLING = SamplingParams(max_tokens=9, temperature=0.9, eos_token_ids=(EOS,), pad_token_id=PAD, seed=3, step=1)

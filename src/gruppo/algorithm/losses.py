@@ -85,6 +85,10 @@ class LossOutput:
     loss: Tensor
     """Scalar. Backward on it for every part on every rank, gradients summed, is the gradient of the objective."""
     rows: RowStats
+    ratio: Tensor
+    """policy / old before any clip, detached: (N, T), or (N, 1) at sequence level; 1 where not trained."""
+    is_clipped: Tensor | None
+    """bool, the ratio's shape: where the surrogate clipped it. None: a loss that does not clip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,13 @@ class Surrogate:
     is_clipped_high: Tensor | None = None
     is_cispo_clipped: Tensor | None = None
     phi: Tensor | None = None
+
+    @property
+    def is_clipped(self) -> Tensor | None:
+        """On whichever side."""
+        if self.is_clipped_low is not None and self.is_clipped_high is not None:
+            return self.is_clipped_low | self.is_clipped_high
+        return self.is_cispo_clipped
 
 
 def clipped(terms: Terms, settings: LossSettings) -> Surrogate:
@@ -230,7 +241,10 @@ def policy_loss(inputs: LossInputs, settings: LossSettings) -> LossOutput:
     }
     sums |= _ratio_sums(terms, surrogate, settings)
     return LossOutput(
-        loss=loss_N.sum(), rows=RowStats(**{name: x.detach().to(loss_N.dtype) for name, x in sums.items()})
+        loss=loss_N.sum(),
+        rows=RowStats(**{name: x.detach().to(loss_N.dtype) for name, x in sums.items()}),
+        ratio=terms.ratio.detach(),
+        is_clipped=surrogate.is_clipped,
     )
 
 

@@ -24,6 +24,7 @@ COMMANDS = {
     "audit": "run the health checks on a run's records; exit code 1 if one gives an ALERT",
     "report": "write a run as one HTML file that needs nothing else, and as a picture",
     "compare": "two runs side by side: settings that differ, reward, evaluations, lengths, step time",
+    "export": "a run's metrics, completions, events and tokens as CSV, JSON Lines or Parquet",
     "demo": "train the built-in tiny policy on this machine's CPU",
     "doctor": "say what is installed and what this machine can do; exit code 1 if something clashes",
 }

@@ -202,8 +202,8 @@ def _write(console: Console, trainer: GRPOTrainer, outcome: Outcome, summary: di
         "the numbers": f"{folder}/summary.json",
         "the reward curve": picture,
         "every step": f"{folder}/metrics.jsonl",
-        "every completion": f"python -c \"import pandas; print(pandas.read_parquet('{folder}/rollouts', "
-        "partitioning=None)[['step', 'completion', 'reward', 'advantage']])\"",
+        "every completion": f"python -c \"import pandas; print(pandas.read_parquet('{folder}/rollouts')"
+        "[['step', 'completion', 'reward', 'advantage']])\"",
         "the trained policy": f"{folder}/policy (for from_pretrained)",
         "with TensorBoard": TRACKING,
     }.items():

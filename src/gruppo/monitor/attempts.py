@@ -23,10 +23,11 @@ import torch
 from gruppo.distributed.world import World
 from gruppo.monitor.files import write_whole
 from gruppo.monitor.schema import SCHEMA_VERSION, plain
+from gruppo.monitor.step_folders import step_of
 
 PACKAGES = ("gruppo", "torch", "transformers", "accelerate", "datasets", "peft", "pyarrow", "numpy")
 
-_STEP_NAME = re.compile(r"step=(\d+)|completions_(?:[\w.-]+_)?(\d+)\.parquet")
+_COMPLETIONS = re.compile(r"completions_(?:[\w.-]+_)?(\d+)\.parquet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ def open_attempt(
     output_dir: Path,
     *,
     start_step: int | None,
+    model: str | None,
     config: Mapping[str, Any],
     plan: Sequence[str],
     seeds: Mapping[str, int],
@@ -61,6 +63,7 @@ def open_attempt(
             "started": _now(),
             "ended": None,
             "start_step": start_step,
+            "model": model,
             "config": {name: _masked(name, value) for name, value in config.items()},
             "plan": list(plan),
             "seeds": dict(seeds),
@@ -128,11 +131,15 @@ def _version(package: str) -> str:
 
 def _parts(output_dir: Path) -> Iterator[tuple[Path, int]]:
     """Folders and files that belong to one step, with the step."""
-    for folder in ("rollouts", "completions"):
+    for folder in ("rollouts", "tokens"):
         for path in sorted((output_dir / folder).glob("*")):
-            match = _STEP_NAME.fullmatch(path.name)
-            if match:
-                yield path, int(match[1] or match[2])
+            step = step_of(path.name)
+            if step is not None:
+                yield path, step
+    for path in sorted((output_dir / "completions").glob("*")):
+        match = _COMPLETIONS.fullmatch(path.name)
+        if match:
+            yield path, int(match[1])
 
 
 def _masked(name: str, value: Any) -> Any:

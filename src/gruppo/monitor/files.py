@@ -21,7 +21,11 @@ MAX_WAITING_PARTS = 16
 """Parts in memory that wait for the disk."""
 
 PATIENCE_SECONDS = 5.0
-"""How long a full queue may hold up training before a part is dropped (and counted)."""
+"""How long a full queue may hold up training before a part is dropped (and counted). After a drop there is no patience
+until a part has been written: a disk that hangs holds training up once."""
+
+Make = Callable[[], pa.Table | None]
+"""Makes the rows of a part. None: there is nothing to write."""
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -36,8 +40,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_parquet(path: Path, table: pa.Table) -> None:
-    """One whole Parquet file, zstd."""
-    write_whole(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+    """One whole Parquet file, zstd, which finds repeated texts by itself: dictionaries cost time and room."""
+    write_whole(path, lambda temporary: pq.write_table(table, temporary, compression="zstd", use_dictionary=False))
 
 
 @final
@@ -81,32 +85,64 @@ def _ends_within_a_line(path: Path) -> bool:
 
 
 @final
+class Once:
+    """A table that is made once, by whichever thread wants it first; others wait for it then. None if that failed."""
+
+    def __init__(self, make: Make, on_failure: Callable[[str, Exception], None], doing: str) -> None:
+        self._make: Make | None = make
+        self._on_failure, self._doing = on_failure, doing
+        self._table: pa.Table | None = None
+        self._lock = Lock()
+
+    def __call__(self) -> pa.Table | None:
+        with self._lock:
+            make, self._make = self._make, None
+            if make is not None:
+                try:  # a boundary: whoever asks first, training or the writer, nobody's work ends here
+                    self._table = make()
+                except Exception as error:
+                    self._on_failure(self._doing, error)
+            return self._table
+
+
+@final
 class PartWriter:
-    """Writes Parquet parts in one background thread, so that training does not wait for compression and disk.
+    """Makes and writes Parquet parts in one background thread, so that training does not wait for either.
 
     `on_failure(doing, error)` is called in that thread. What is queued when Python exits is still written.
     """
 
     def __init__(self, on_failure: Callable[[str, Exception], None], patience: float = PATIENCE_SECONDS) -> None:
         self._on_failure = on_failure
-        self._patience = patience
+        self._patience, self._is_stuck = patience, False
         self._slots = BoundedSemaphore(MAX_WAITING_PARTS)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="gruppo-recorder")
 
-    def submit(self, path: Path, table: pa.Table) -> bool:
-        """Queue the part. False if the disk is so far behind that it was dropped."""
-        if not self._slots.acquire(timeout=self._patience):
+    def submit(self, path: Path, make: Make, *, can_wait: bool = True) -> bool:
+        """Queue the part that `make` gives. False if the disk is so far behind that it was dropped.
+
+        `can_wait` False: drop it at once where the queue is full, rather than hold up the caller.
+        """
+        if not self._slots.acquire(timeout=self._patience if can_wait and not self._is_stuck else 0.0):
+            self._is_stuck |= can_wait
             return False
-        self._thread.submit(self._write, path, table)
+        self._thread.submit(self._write, path, make)
         return True
+
+    def drain(self) -> None:
+        """Wait until all that is queued is written."""
+        self._thread.submit(int).result()
 
     def close(self) -> None:
         """Write what is queued, and end the thread."""
         self._thread.shutdown(wait=True)
 
-    def _write(self, path: Path, table: pa.Table) -> None:
+    def _write(self, path: Path, make: Make) -> None:
         try:  # the thread's boundary: nobody would see an exception in here
-            write_parquet(path, table)
+            table = make()
+            if table is not None:
+                write_parquet(path, table)
+            self._is_stuck = False
         except Exception as error:
             self._on_failure(f"writing {path.name}", error)
         finally:

@@ -78,6 +78,10 @@ class Progress:
                 )
                 self._live.start()
 
+    def now(self) -> tuple[int, str]:
+        """Optimizer steps done, and the phase that runs."""
+        return self._step, self._phase
+
     def phase(self, name: str) -> None:
         """What runs now: generate, score, update, evaluate, save."""
         self._phase = name

@@ -15,6 +15,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as pads
 
+from gruppo.monitor.step_folders import step_of, step_places
+
 Line = dict[str, Any]
 
 
@@ -46,15 +48,43 @@ def read_rollouts(
 
     Rows are ordered by step, split, group and sample.
     """
-    folder = Path(output_dir) / "rollouts"
-    pattern = "step=*" if step is None else f"step={step:06d}"
-    files = sorted(str(path) for path in folder.glob(f"{pattern}/[!.]*.parquet"))
+    return _read_parts(Path(output_dir) / "rollouts", step, split, columns)
+
+
+def _read_parts(folder: Path, step: int | None, split: str | None, columns: Sequence[str] | None) -> pa.Table:
+    files = _part_files(folder, step)
+    while True:
+        try:
+            return _read_files(files, split, columns)
+        except FileNotFoundError:  # a resumed run moves away what it makes anew, at any moment
+            now = _part_files(folder, step)
+            if now == files:
+                raise
+            files = now
+
+
+def _part_files(folder: Path, step: int | None) -> list[str]:
+    folders = folder.glob("step*") if step is None else step_places(folder, step)
+    return sorted(
+        str(path) for place in folders if step_of(place.name) is not None for path in place.glob("[!.]*.parquet")
+    )
+
+
+def _read_files(files: Sequence[str], split: str | None, columns: Sequence[str] | None) -> pa.Table:
     if not files:
         return pa.table({})
     chosen = None if split is None else pads.field("split") == split
     order = [(name, "ascending") for name in ("step", "split", "group_id", "sample")]
     table = pads.dataset(files, schema=_merged_schema(files)).to_table(filter=chosen).sort_by(order)
     return table if columns is None else table.select(list(columns))
+
+
+def read_tokens(output_dir: str | Path, *, step: int | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+    """The per-token columns of a run (or of one round), all ranks; superseded ones are elsewhere.
+
+    Rows are ordered by step, split, group and sample; their keys are those of `read_rollouts`.
+    """
+    return _read_parts(Path(output_dir) / "tokens", step, None, columns)
 
 
 def _merged_schema(files: Sequence[str]) -> pa.Schema:

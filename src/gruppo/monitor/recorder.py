@@ -1,7 +1,8 @@
 """Recorder: appends what a run does to files below its `output_dir`. The files and columns are in schema.py.
 
 It only writes; readers are in readers.py. It never breaks training: a write that fails is counted, reported once as
-a warning and an event, and the run goes on. Parquet parts are written by a background thread.
+a warning and an event, and the run goes on. Parquet parts are made and written by a background thread; the training
+thread only hands over what it has.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -20,6 +23,7 @@ import pyarrow as pa
 import rich
 from torch import Tensor
 
+from gruppo.algorithm.losses import LossOutput
 from gruppo.distributed.world import World
 from gruppo.monitor.attempts import Attempt, close_attempt, describe_device, move_superseded, open_attempt
 from gruppo.monitor.completions_table import (
@@ -29,11 +33,38 @@ from gruppo.monitor.completions_table import (
     send_to_trackers,
     to_arrow,
 )
-from gruppo.monitor.files import JsonLines, PartWriter
+from gruppo.monitor.files import JsonLines, Make, Once, PartWriter
+from gruppo.monitor.heartbeat import Heartbeat, Look
 from gruppo.monitor.rollout_table import AdvantageRows, ExtraTypes, rollout_table
-from gruppo.types import Group, RewardTable
+from gruppo.monitor.select import select_rows
+from gruppo.monitor.step_folders import step_folder
+from gruppo.monitor.text_offsets import Decode, TextOffsets
+from gruppo.monitor.token_table import candidates, token_table, with_pass_means
+from gruppo.monitor.token_tap import PassValues, TokenForward, TokenTap
+from gruppo.types import Group, RewardTable, TrainBatch
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSettings:
+    """What the token parts need. Without them there are none, and no gibberish_share."""
+
+    budget: int
+    """Tokens per generation round, over all ranks; 0: no token parts."""
+    decode: Decode
+    """Ids to the text of `Completion.text`."""
+    vocab_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """The training round whose rows are being learnt from."""
+
+    step: int
+    rollouts: Once
+    path: Path
+    completion_ids: list[list[int]]
 
 
 @final
@@ -49,6 +80,10 @@ class Recorder:
         start_step: optimizer steps done before this attempt: 0 for a fresh start, k when resuming from checkpoint-k.
             What earlier attempts recorded after it is superseded. None: this session does not train.
         completions: TRL's completions log; None switches it off (`log_completions=False`).
+        model: the policy's name, for run.json.
+        is_truncated_masked: `mask_truncated_completions`, for the column `drop_reason`.
+        tokens: what token parts need; None: there are none.
+        look: (optimizer steps done, phase) for the heartbeat; None: there is none. It is asked in a thread.
     """
 
     def __init__(
@@ -61,14 +96,21 @@ class Recorder:
         seeds: Mapping[str, int] | None = None,
         start_step: int | None = 0,
         completions: CompletionsTable | None = None,
+        model: str | None = None,
+        is_truncated_masked: bool = False,
+        tokens: TokenSettings | None = None,
+        look: Look | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.num_failed_writes = 0
         self.num_dropped_parts = 0
         self._world = world
         self._completions = completions
-        self._extra_types = ExtraTypes()
-        self._num_parts: Counter[tuple[int, str]] = Counter()
+        self._is_truncated_masked, self._tokens = is_truncated_masked, tokens
+        self._extra_types, self._tap = ExtraTypes(), TokenTap()
+        self._offsets = None if tokens is None else TextOffsets(tokens.decode)
+        self._round: _Round | None = None
+        self._num_parts: Counter[Path] = Counter()
         self._is_closed = False
         self._metrics = JsonLines(self.output_dir / "metrics.jsonl")
         self._events = JsonLines(self.output_dir / ("events.jsonl" if world.is_main else f"events-r{world.rank}.jsonl"))
@@ -80,6 +122,7 @@ class Recorder:
                 opened = open_attempt(
                     self.output_dir,
                     start_step=start_step,
+                    model=model or None,
                     config=config_dict,
                     plan=plan_lines,
                     seeds=seeds or {},
@@ -89,6 +132,10 @@ class Recorder:
         self.attempt = world.broadcast_object(opened)
         if world.is_main:
             self.record_event("attempt_start", step=start_step, num_superseded=num_moved)
+        self._heartbeat: Heartbeat | None = None
+        if world.is_main and look is not None:
+            path = self.output_dir / "heartbeat.json"
+            self._heartbeat = Heartbeat(path, self.attempt.number, look, self._report_failure)
 
     def record_step(self, step: int, metrics: Mapping[str, float | None], split: str = "train") -> None:
         """One line for an optimizer step, or for an evaluation (`split` "eval" or "eval_<set>"). Main process only.
@@ -121,8 +168,8 @@ class Recorder:
         rows: range | None = None,
         group_ids: Sequence[int] | None = None,
         entropy_mean_N: Tensor | None = None,
-    ) -> pa.Table | None:
-        """This rank's completions of one round: a Parquet part of one row each.
+    ) -> Make:
+        """This rank's completions of one round: a Parquet part of one row each, made in the background.
 
         Args:
             step: the optimizer step that the round feeds first, counted as in metrics.jsonl (so the first is 1).
@@ -131,37 +178,70 @@ class Recorder:
             group_ids: one per group, the same on all ranks; by default the prompt's id.
             entropy_mean_N: mean token entropy of each local row in nats, where it is known by now.
 
-        Returns the part's rows; None if there are none, or if they could not be built.
+        Returns a function that gives the part's rows (and makes them, if the background thread has not yet); it gives
+        None if there are none, or if they could not be made.
         """
         num_rows = sum(len(group.completions) for group in groups)
         rows = range(num_rows) if rows is None else rows
         assert len(rows) == num_rows, f"{len(rows)} rows of rewards for {num_rows} completions"
         if num_rows == 0:
-            return None
+            return _no_rows
         self._record_faults(split, rewards, rows)
-        table = None
+        table: Make = _no_rows
         with self._guarded("building a rollouts part"):
-            table = rollout_table(
+            logged = {name: [values[row] for row in rows] for name, values in rewards.extras.items()}
+            make = partial(
+                rollout_table,
                 groups,
                 rewards,
                 advantages,
-                constants={
-                    "run_id": self.attempt.run_id,
-                    "attempt": self.attempt.number,
-                    "step": step,
-                    "split": split,
-                    "policy_version": policy_version,
-                },
-                extra_types=self._extra_types,
+                constants=self._constants(step, split) | {"policy_version": policy_version},
+                extras=self._extra_types.columns(logged, num_rows),
                 rows=rows,
                 group_ids=[group.prompt.id for group in groups] if group_ids is None else group_ids,
                 entropy_mean_N=entropy_mean_N,
+                vocab_size=None if self._tokens is None else self._tokens.vocab_size,
+                is_truncated_masked=self._is_truncated_masked if split == "train" else None,
             )
-            self._submit(self._part_path(step, split), table)
+            table = self._queue_rollouts(step, split, groups, make)
         if self._completions is not None:
             with self._guarded("keeping completions for log_completions"):
                 self._completions.add(step, split, groups, rewards, advantages, rows=rows)
         return table
+
+    def _constants(self, step: int, split: str) -> dict[str, Any]:
+        return {"run_id": self.attempt.run_id, "attempt": self.attempt.number, "step": step, "split": split}
+
+    def _queue_rollouts(self, step: int, split: str, groups: Sequence[Group], make: Make) -> Once:
+        rollouts = Once(make, self._report_failure, "building a rollouts part")
+        path = self._part_path("rollouts", step, split)
+        self._submit(path, rollouts)
+        if split == "train":
+            ids = [completion.token_ids for group in groups for completion in group.completions]
+            self._round = _Round(step, rollouts, path, ids)
+        return rollouts
+
+    def keep_forward(self, rows: Sequence[int], forward: TokenForward, output: LossOutput, is_on_policy: bool) -> None:
+        """What a training forward of `rows` (places in the round's batch) computed; `record_pass` writes it."""
+        self._tap.keep(rows, forward, output, is_on_policy)
+
+    def record_pass(self, batch: TrainBatch, *, is_old_from_sampler: bool = False) -> None:
+        """The round of the latest `record_rollouts("train")` is used up: its token part, and the means of its rows.
+
+        `batch` holds the same rows in the same order. Does nothing for a round that an earlier attempt recorded (one
+        that a checkpoint was in the middle of), nor a second time. See `TokenTap.take` for `is_old_from_sampler`.
+        """
+        with self._guarded("keeping what training computed"):
+            values = self._tap.take(batch, is_old_from_sampler=is_old_from_sampler)
+            round_, self._round = self._round, None
+            if values is None or round_ is None:
+                return
+            assert len(round_.completion_ids) == len(batch), (len(round_.completion_ids), len(batch))
+            self._submit(round_.path, partial(_trained_rollouts, round_, values), can_wait=False)
+            budget = 0 if self._tokens is None else self._tokens.budget // self._world.size
+            if budget and self._offsets is not None:
+                make = partial(_tokens_of_round, round_, values, budget, self._offsets)
+                self._submit(self._part_path("tokens", round_.step, "train"), make, can_wait=False)
 
     def _record_faults(self, split: str, rewards: RewardTable, rows: range) -> None:
         faults = Counter(
@@ -187,14 +267,20 @@ class Recorder:
             print_sample(step, rows, self._completions.num_to_print, rich.get_console())
         with self._guarded("writing the completions table"):
             table = to_arrow(step, rows)
-            self._submit(completions_path(self.output_dir, step, _file_name(split)), table)
+            self._submit(completions_path(self.output_dir, step, _file_name(split)), lambda: table)
             send_to_trackers(table, self._completions.trackers, self._completions.unique_prompts)
+
+    def drain(self) -> None:
+        """Wait until the parts so far are written: before a checkpoint appears, and for whoever reads them at once."""
+        self._parts.drain()
 
     def close(self, outcome: str = "finished") -> None:
         """Write what is queued and say how the attempt ended. A second call does nothing."""
         if self._is_closed:
             return
         self._is_closed = True
+        if self._heartbeat is not None:
+            self._heartbeat.close()
         self._parts.close()
         if self._world.is_main:
             self.record_event(
@@ -208,16 +294,16 @@ class Recorder:
         self._metrics.close()
         self._events.close()
 
-    def _part_path(self, step: int, split: str) -> Path:
+    def _part_path(self, kind: str, step: int, split: str) -> Path:
         infix = "" if split == "train" else f"{_file_name(split)}-"
-        number = self._num_parts[step, split]
-        self._num_parts[step, split] += 1
-        suffix = f"-{number}" if number else ""
-        name = f"part-{infix}r{self._world.rank}-a{self.attempt.number}{suffix}.parquet"
-        return self.output_dir / "rollouts" / f"step={step:06d}" / name
+        stem = f"part-{infix}r{self._world.rank}-a{self.attempt.number}"
+        path = step_folder(self.output_dir / kind, step) / stem
+        number = self._num_parts[path]
+        self._num_parts[path] += 1
+        return path.with_name(f"{stem}-{number}.parquet" if number else f"{stem}.parquet")
 
-    def _submit(self, path: Path, table: Any) -> None:
-        if self._parts.submit(path, table):
+    def _submit(self, path: Path, make: Make, *, can_wait: bool = True) -> None:
+        if self._parts.submit(path, make, can_wait=can_wait):
             return
         self.num_dropped_parts += 1
         if self.num_dropped_parts == 1:
@@ -239,6 +325,23 @@ class Recorder:
         if self.num_failed_writes == 1:  # counted before the event is tried: its own failure ends here
             logger.warning("%s failed, training goes on: %s: %s", doing, type(error).__name__, error)
             self.record_event("write_failure", doing=doing, error=f"{type(error).__name__}: {error}")
+
+
+def _trained_rollouts(round_: _Round, values: PassValues) -> pa.Table | None:
+    rollouts = round_.rollouts()
+    return None if rollouts is None else with_pass_means(rollouts, values)
+
+
+def _tokens_of_round(round_: _Round, values: PassValues, budget: int, offsets: TextOffsets) -> pa.Table | None:
+    rollouts = round_.rollouts()
+    if rollouts is None:
+        return None
+    rows = select_rows(candidates(rollouts, values), step=round_.step, budget=budget)
+    return token_table(rollouts, round_.completion_ids, values, rows, offsets) if rows else None
+
+
+def _no_rows() -> pa.Table | None:
+    return None
 
 
 def _file_name(split: str) -> str:

@@ -13,8 +13,12 @@ from typing import Any, Protocol, final
 import pyarrow as pa
 from torch import Tensor
 
+from gruppo.monitor.row_features import drop_columns, feature_columns
 from gruppo.monitor.schema import EXTRA_COLUMN, REWARD_COLUMNS, plain, rollout_schema, to_json, to_text
 from gruppo.types import Completion, Group, RewardTable
+
+PASS_COLUMNS = ("kl_mean", "is_mean", "is_max", "clipped_frac")
+"""Known only once the rows were trained on; with `entropy_mean`, see token_table.py."""
 
 
 class AdvantageRows(Protocol):
@@ -64,15 +68,18 @@ def rollout_table(
     advantages: AdvantageRows | None,
     *,
     constants: Mapping[str, Any],
-    extra_types: ExtraTypes,
+    extras: Mapping[str, tuple[pa.DataType, list[Any]]],
     rows: range,
     group_ids: Sequence[int],
-    entropy_mean_N: Tensor | None,
+    entropy_mean_N: Tensor | None = None,
+    vocab_size: int | None = None,
+    is_truncated_masked: bool | None = None,
 ) -> pa.Table:
     """The table of `groups`, whose completions in order are the rows `rows` of `rewards` and `advantages`.
 
-    `constants` are the columns with one value for the whole part; `group_ids` has one entry per group,
-    `entropy_mean_N` one per completion.
+    `constants` are the columns with one value for the whole part; `extras` come from `ExtraTypes.columns`; `group_ids`
+    has one entry per group, `entropy_mean_N` one per completion. `vocab_size`: of the policy, for `gibberish_share`.
+    `is_truncated_masked` None: a round that is not trained on.
     """
     pairs = [(number, group, completion) for number, group in enumerate(groups) for completion in group.completions]
     columns: dict[str, list[Any]] = {name: [value] * len(pairs) for name, value in constants.items()}
@@ -80,7 +87,9 @@ def rollout_table(
     columns |= _of_advantages(advantages, rows)
     columns["entropy_mean"] = [None] * len(pairs) if entropy_mean_N is None else _values(entropy_mean_N)
     columns |= _of_rewards(rewards, rows)
-    extras = extra_types.columns({name: _picked(values, rows) for name, values in rewards.extras.items()}, len(rows))
+    columns |= feature_columns(columns, [completion for _, _, completion in pairs], vocab_size)
+    columns |= drop_columns([completion for _, _, completion in pairs], is_truncated_masked)
+    columns |= dict.fromkeys(PASS_COLUMNS, [None] * len(pairs))
     columns |= {EXTRA_COLUMN.format(name=name): values for name, (_, values) in extras.items()}
     schema = rollout_schema(rewards.names, {name: kind for name, (kind, _) in extras.items()})
     return pa.Table.from_pydict(columns, schema=schema)

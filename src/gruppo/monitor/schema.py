@@ -5,7 +5,9 @@ Files (all below the run's `output_dir`):
     run.json                                 RUN_FIELDS, and ATTEMPT_FIELDS for each attempt
     metrics.jsonl                            LINE_FIELDS, then one number per metric; see docs/metrics.md
     events.jsonl (events-r1.jsonl, ...)      EVENT_FIELDS, then the fields of the event
-    rollouts/step=000012/part-*.parquet      ROLLOUT_COLUMNS, then columns per reward function and logged extra
+    rollouts/step-000012/part-*.parquet      ROLLOUT_COLUMNS, then columns per reward function and logged extra
+    tokens/step-000012/part-*.parquet        TOKEN_COLUMNS; selected completions, lists of one entry per token
+    heartbeat.json                           HEARTBEAT_FIELDS; made anew every few seconds
     completions/completions_00012.parquet    TRL's file and columns; see completions_table.py
     superseded/a2/...                        parts that attempt 2 made obsolete, moved there
 
@@ -39,6 +41,7 @@ ATTEMPT_FIELDS: dict[str, str] = {
     "ended": "ISO time (UTC); null while it runs, or if it was killed",
     "start_step": "optimizer steps done before it: 0 for a fresh start, k when resumed from checkpoint-k, "
     "null for a session that does not train",
+    "model": "the policy's name or path; null if it has none",
     "config": "the resolved GRPOConfig, secrets masked",
     "plan": "the batch plan in words, a list of lines",
     "seeds": "name -> seed",
@@ -60,10 +63,20 @@ EVENT_FIELDS: dict[str, str] = {
     "time": "seconds since 1970 (UTC)",
 }
 
+HEARTBEAT_FIELDS: dict[str, str] = {
+    "time": "seconds since 1970 (UTC) when it was written",
+    "pid": "process id of the trainer's main process",
+    "host": "the machine that it runs on",
+    "attempt": "the attempt that it is",
+    "step": "optimizer steps done",
+    "phase": "what runs: generate, score, update, evaluate, save, ...",
+    "changed": "time at which step or phase was first seen as they are",
+}
+
 ROLLOUT_COLUMNS: dict[str, pa.DataType] = {
     "run_id": pa.string(),
     "attempt": pa.int32(),
-    "step": pa.int32(),  # the type that readers of Hive folders give to `step=000012`
+    "step": pa.int32(),
     "split": pa.string(),
     "policy_version": pa.int64(),
     "group_id": pa.int64(),
@@ -77,14 +90,52 @@ ROLLOUT_COLUMNS: dict[str, pa.DataType] = {
     "n_prompt": pa.int32(),
     "n_completion": pa.int32(),
     "n_trained": pa.int32(),
+    "used": pa.bool_(),
+    "drop_reason": pa.string(),
     "reward": pa.float64(),
     "advantage": pa.float64(),
     "group_mean": pa.float64(),
     "group_std": pa.float64(),
     "entropy_mean": pa.float64(),
+    "kl_mean": pa.float64(),
+    "is_mean": pa.float64(),
+    "is_max": pa.float64(),
+    "clipped_frac": pa.float64(),
     "sampler_logprob_mean": pa.float64(),
     "seconds": pa.float64(),
+    "rep4_tail": pa.float64(),
+    "zlib_tail": pa.float64(),
+    "copy8": pa.float64(),
+    "dup_of": pa.int32(),
+    "script_share": pa.float64(),
+    "gibberish_share": pa.float64(),
 }
+
+TOKEN_KEYS: dict[str, pa.DataType] = {
+    "run_id": pa.string(),
+    "attempt": pa.int32(),
+    "step": pa.int32(),
+    "split": pa.string(),
+    "group_id": pa.int64(),
+    "prompt_id": pa.int64(),
+    "sample": pa.int32(),
+    "num_passes": pa.int32(),
+}
+
+TOKEN_LISTS: dict[str, pa.DataType] = {
+    "completion_ids": pa.int32(),
+    "text_offsets": pa.int32(),
+    "mask": pa.uint8(),
+    "logp_infer": pa.float32(),
+    "delta": pa.float32(),
+    "delta_ref": pa.float32(),
+    "entropy": pa.float32(),
+    "ratio": pa.float32(),
+    "clip": pa.uint8(),
+}
+"""One entry per token of the completion. A list is null where nothing of it is known, an entry where the token's is."""
+
+TOKEN_COLUMNS: dict[str, pa.DataType] = TOKEN_KEYS | {name: pa.list_(kind) for name, kind in TOKEN_LISTS.items()}
 
 REWARD_COLUMNS: dict[str, pa.DataType] = {"reward/{name}": pa.float64(), "reward_status/{name}": pa.string()}
 
@@ -99,6 +150,11 @@ def rollout_schema(reward_names: Sequence[str], extra_types: Mapping[str, pa.Dat
         fields |= {pattern.format(name=name): kind for pattern, kind in REWARD_COLUMNS.items()}
     fields |= {EXTRA_COLUMN.format(name=name): extra_types[name] for name in sorted(extra_types)}
     return pa.schema(list(fields.items()), metadata={"gruppo_schema_version": str(SCHEMA_VERSION)})
+
+
+def token_schema() -> pa.Schema:
+    """All columns of one tokens part, in order."""
+    return pa.schema(list(TOKEN_COLUMNS.items()), metadata={"gruppo_schema_version": str(SCHEMA_VERSION)})
 
 
 def plain(value: Any) -> Any:

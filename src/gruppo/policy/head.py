@@ -2,10 +2,10 @@
 
     z = softcap(head(h) · scale) / temperature        logprob = z[y] − lse(z)        entropy = lse(z) − Σ softmax(z)·z
 
-Tokens go through in blocks of at most `BLOCK_ELEMENTS` logits. The first `KEPT_ELEMENTS` logits are kept for the
-backward pass, which then needs three matrix products in all; blocks beyond that are made again, which is a fourth. So
-memory is bounded whatever the vocabulary and the number of tokens. The projection runs in the autocast type,
-everything after it in float32 (float64 for float64 hidden states).
+Tokens go through in blocks (`block_size`). The first `KEPT_ELEMENTS` logits are kept for the backward pass, which turns
+them into their own gradient in place and then needs three matrix products in all; blocks beyond that are made again,
+which is a fourth. So memory is bounded whatever the vocabulary and the number of tokens. The projection runs in the
+autocast type, everything after it in float32 (float64 for float64 hidden states).
 
 There are two ways through the head. A plain linear layer takes `_LinearScore`, which sums the gradients of the
 blocks in float32. Anything else (an adapter on the head, a quantised or sharded head) is called as a module under
@@ -25,8 +25,11 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-BLOCK_ELEMENTS = 2**25
-"""Logits per block: 128 MiB in float32; two such tensors live at once."""
+BLOCK_ELEMENTS = 2**23
+"""Logits per block (32 MiB in float32), unless `BLOCK_TOKENS` are more."""
+
+BLOCK_TOKENS = 256
+"""Fewer rows would make thin matrix products, and each block costs a pass over the weight's gradient."""
 
 KEPT_ELEMENTS = 2**26
 """Logits of a forward that are kept for its backward pass; blocks beyond are computed twice."""
@@ -104,7 +107,7 @@ def score_logits(
 
 def block_size(vocab_size: int) -> int:
     """How many tokens (rows of logits) one block holds."""
-    return max(1, BLOCK_ELEMENTS // vocab_size)
+    return max(BLOCK_TOKENS, BLOCK_ELEMENTS // vocab_size)
 
 
 class _LinearScore(torch.autograd.Function):
@@ -128,16 +131,16 @@ class _LinearScore(torch.autograd.Function):
         num_tokens, vocab_size = hidden_SD.shape[0], weight_VD.shape[0]
         logprobs_S, entropy_S = (hidden_SD.new_zeros(num_tokens, dtype=_wide(hidden_SD.dtype)) for _ in range(2))
         scratch = _Scratch()
-        ctx.kept = []
+        ctx.kept = {}
         with torch.autocast(hidden_SD.device.type, enabled=False):
             w_VD = weight_VD.to(dtype)
-            for s in _blocks(num_tokens, vocab_size):
+            for number, s in enumerate(_blocks(num_tokens, vocab_size)):
                 is_block_kept = is_kept and s.stop * vocab_size <= KEPT_ELEMENTS
                 size = (s.stop - s.start, vocab_size)
                 out_SV = w_VD.new_empty(size) if is_block_kept else scratch.take(size, w_VD)
                 logits_SV = _project(hidden_SD[s], w_VD, bias_V, out_SV)
                 if is_block_kept:
-                    ctx.kept.append(logits_SV)
+                    ctx.kept[number] = logits_SV
                 for r in _strips(s, vocab_size, hidden_SD.device):
                     z_SV = transform(logits_SV[_within(r, s)].to(logprobs_S.dtype), temperature)
                     log_p_SV = torch.log_softmax(z_SV, dim=-1)
@@ -155,17 +158,15 @@ class _LinearScore(torch.autograd.Function):
         temperature, transform, dtype = ctx.settings
         vocab_size = weight_VD.shape[0]
         sums = _GradientSums(hidden_SD, weight_VD, bias_V, ctx.needs_input_grad[:3])
-        logit_scratch, grad_scratch = _Scratch(), _Scratch()
+        scratch = _Scratch()
         with torch.autocast(hidden_SD.device.type, enabled=False):
             w_VD = weight_VD.to(dtype)
             for number, s in enumerate(_blocks(hidden_SD.shape[0], vocab_size)):
                 size = (s.stop - s.start, vocab_size)
-                if number < len(ctx.kept):
-                    logits_SV = ctx.kept[number]
-                else:
-                    logits_SV = _project(hidden_SD[s], w_VD, bias_V, logit_scratch.take(size, w_VD))
-                # Rounded to the projection's type, as the model's own backward pass would.
-                g_SV = grad_scratch.take(size, w_VD)
+                # Taken out, so that memory is free again at once, and a second backward pass makes them anew.
+                logits_SV = ctx.kept.pop(number, None)
+                if logits_SV is None:
+                    logits_SV = _project(hidden_SD[s], w_VD, bias_V, scratch.take(size, w_VD))
                 for r in _strips(s, vocab_size, hidden_SD.device):
                     wide_SV = logits_SV[_within(r, s)].to(entropy_S.dtype)
                     grad_z_SV = _grad_z(
@@ -175,8 +176,9 @@ class _LinearScore(torch.autograd.Function):
                         grad_logprobs_S=None if grad_logprobs_S is None else grad_logprobs_S[r],
                         grad_entropy_S=None if grad_entropy_S is None else grad_entropy_S[r],
                     )
-                    g_SV[_within(r, s)] = transform.backward(wide_SV, grad_z_SV, temperature)
-                sums.add(s, g_SV, hidden_SD[s].to(dtype), w_VD)
+                    # Rounded to the projection's type, as the model's own backward pass would.
+                    logits_SV[_within(r, s)] = transform.backward(wide_SV, grad_z_SV, temperature)
+                sums.add(s, logits_SV, hidden_SD[s].to(dtype), w_VD)
         return (*sums.results(), *(None,) * 6)
 
 

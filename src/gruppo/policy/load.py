@@ -165,6 +165,12 @@ def router_aux_loss_coef(model: Any, asked: float | None) -> float:
     return float(coef or 0.0) if is_mixture else 0.0
 
 
+def has_experts(model: Any) -> bool:
+    """Whether the model is a mixture of experts, by its config (`num_experts`, `num_local_experts`, ...)."""
+    text = causal_lm(model).config.get_text_config().to_dict()
+    return any("experts" in name and isinstance(value, int) and value > 1 for name, value in text.items())
+
+
 def is_peft_model(model: Any) -> bool:
     """Whether the model is a PeftModel; False where peft is not installed."""
     if not is_peft_available():

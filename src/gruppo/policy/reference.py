@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from gruppo.errors import ModelError
 from gruppo.policy.load import is_peft_model
 from gruppo.policy.logprobs import LogprobFunction, token_logprobs
+from gruppo.policy.modes import eval_mode
 from gruppo.types import TrainBatch
 
 REFERENCE_ADAPTER = "ref"
@@ -113,7 +114,7 @@ class _InsidePolicy(Reference):
 
     @torch.no_grad()
     def logprobs(self, batch: TrainBatch, *, temperature: float, pad_token_id: int) -> Tensor:
-        with _eval_mode(self._policy), self._as_reference():
+        with eval_mode(self._policy), self._as_reference():
             return self._logprobs(
                 self._policy, batch, temperature=temperature, pad_token_id=pad_token_id, with_entropy=False
             ).logprobs_NT
@@ -178,17 +179,6 @@ class AdapterCopy(_InsidePolicy):
 
     def state_dict(self) -> dict[str, Tensor]:
         return {}
-
-
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, is_training in modes:
-            module.training = is_training
 
 
 @contextmanager

@@ -17,8 +17,6 @@ with the packed size of what it is given (see `packing.cut_by_tokens`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -40,6 +38,7 @@ from gruppo.policy.logprobs import (
     takes_positions,
     token_logprobs,
 )
+from gruppo.policy.modes import eval_mode
 from gruppo.policy.packing import PackedRow, pack
 from gruppo.types import TrainBatch
 
@@ -157,7 +156,7 @@ def _tried_obstacle(lm: Any, pad_token_id: int) -> str | None:
     batch = _trial(lm.config.get_text_config().vocab_size)
     visit = Visit(pack(batch, is_whole=True).to(lm.device))
     settings: dict[str, Any] = {"temperature": 1.0, "pad_token_id": pad_token_id, "with_entropy": False}
-    with torch.no_grad(), torch.autocast(lm.device.type, enabled=False), _eval_mode(lm):
+    with torch.no_grad(), torch.autocast(lm.device.type, enabled=False), eval_mode(lm):
         padded_NT = token_logprobs(lm, batch, **settings).logprobs_NT
         try:
             with boundary(ModelError, "its packed forward"):
@@ -197,17 +196,6 @@ def _trial(vocab_size: int) -> TrainBatch:
         group_ids=[0, 0, 0, 1, 1],
         slice_ids=[0] * len(prompts),
     )
-
-
-@contextmanager
-def _eval_mode(lm: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in lm.modules()]
-    lm.eval()
-    try:
-        yield
-    finally:
-        for module, is_training in modes:
-            module.training = is_training
 
 
 def _sentence(refusals: set[str]) -> str:

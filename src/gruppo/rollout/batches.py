@@ -13,7 +13,7 @@ import torch
 
 from gruppo.rollout.attention import DecodeBatch, PrefillBatch
 from gruppo.rollout.kv_cache import KVCache
-from gruppo.rollout.scheduler import Scheduler
+from gruppo.rollout.scheduler import Grid, Scheduler
 from gruppo.rollout.sequence import Sequences
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Slots:
     has_even_prompts: bool
     cell_rows: Tensor | None
     row_cells: Tensor | None
-    width: int
+    grid: Grid
     device: torch.device
 
     @classmethod
@@ -69,7 +69,7 @@ class Slots:
             has_even_prompts=bool((lengths == lengths[0]).all()),
             cell_rows=None if grid.is_identity else torch.tensor(grid.cells, device=device),
             row_cells=None if grid.is_identity else torch.tensor(grid.places, device=device),
-            width=grid.width,
+            grid=grid,
             device=device,
         )
 
@@ -92,7 +92,7 @@ class Slots:
             has_even_prompts=self.has_even_prompts,
             cell_rows=self.cell_rows,
             row_cells=self.row_cells,
-            width=self.width,
+            width=self.grid.width,
         )
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from gruppo.rollout.sampler import check_mass, draw_blockwise, search
+from gruppo.rollout.sampler import check_mass, draw_blockwise, locate, search
 from gruppo.rollout.settings import RolloutSettings
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def choose(
     """
     raw_NV = logits_NV.float()
     probs_NV = torch.softmax(_tempered(raw_NV, settings.score_temperature), dim=-1)
-    if settings.is_plain or (settings.is_greedy and settings.repetition_penalty == 1.0):
+    if settings.is_direct:
         if settings.is_greedy:
             tokens_N = raw_NV.argmax(dim=-1)
         else:
@@ -81,6 +81,23 @@ def choose(
     if sampled_N is None:
         sampled_N = torch.zeros_like(logprobs_N) if settings.is_greedy else logprobs_N
     return Choice(tokens_N, logprobs_N, sampled_N, _entropy(probs_NV) if with_entropy else None)
+
+
+@torch.no_grad()
+def choose_direct(logits_NV: Tensor, uniforms_N: Tensor, settings: RolloutSettings) -> Choice:
+    """`choose` for settings that are `is_direct`, with nothing that depends on values: the same operations every time.
+
+    It checks nothing. Logits that are not finite give a log-prob that is not finite; the caller has to look.
+    """
+    assert settings.is_direct
+    raw_NV = logits_NV.float()
+    z_NV = _tempered(raw_NV, settings.score_temperature)
+    probs_NV = torch.softmax(z_NV, dim=-1)
+    tokens_N = raw_NV.argmax(dim=-1) if settings.is_greedy else locate(probs_NV, uniforms_N)[0]
+    chosen_N = probs_NV.gather(1, tokens_N[:, None])[:, 0]
+    exact_N = z_NV.gather(1, tokens_N[:, None])[:, 0] - torch.logsumexp(z_NV, dim=-1)
+    logprobs_N = torch.where(chosen_N < _SMALLEST_FLOAT32, exact_N, chosen_N.log())
+    return Choice(tokens_N, logprobs_N, torch.zeros_like(logprobs_N) if settings.is_greedy else logprobs_N, None)
 
 
 def _draw_otherwise(

@@ -79,7 +79,10 @@ class DecoderLayout:
     activation: Callable[[Tensor], Tensor]
     ropes: dict[str, tuple[Tensor, Tensor]]
     """cos and signed sin, (positions, 1, head dim): rope(x) = x·cos + swap_halves(x)·sin."""
-    eps: Tensor
+    eps: float
+    """Of every norm."""
+    eps_tensor: Tensor
+    """The same beside the weights: a number that an operation on tensors can take without asking the host."""
     final_softcap: float | None
     num_kv: int
     repeats: int
@@ -116,7 +119,8 @@ def read_layout(lm: Any, dtype: torch.dtype, num_positions: int) -> DecoderLayou
         head=FrozenLinear(head_weight.to(dtype), None if head_bias is None else head_bias.to(dtype)),
         activation=base.layers[0].mlp.act_fn,
         ropes=_ropes(base, config, family, wide, num_positions),
-        eps=torch.tensor(config.rms_norm_eps, dtype=wide, device=base.norm.weight.device),
+        eps=config.rms_norm_eps,
+        eps_tensor=torch.tensor(config.rms_norm_eps, dtype=wide, device=base.norm.weight.device),
         final_softcap=config.to_dict().get("final_logit_softcapping"),
         num_kv=config.num_key_value_heads,
         repeats=config.num_attention_heads // config.num_key_value_heads,

@@ -24,10 +24,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from transformers import PreTrainedModel
 
 from gruppo.errors import RolloutError
+from gruppo.rollout.cuda_graphs import CudaGraphs
 from gruppo.rollout.decoder_layout import is_recognised
 from gruppo.rollout.fused_forward import FusedForward
 from gruppo.rollout.generation import Forward, Generation
@@ -35,6 +38,7 @@ from gruppo.rollout.hf import HFEngine
 from gruppo.rollout.modules_forward import ModulesForward
 from gruppo.rollout.sequence import Sequences
 from gruppo.rollout.settings import RolloutSettings, foreign_kwargs, settings_of
+from gruppo.rollout.static_decode import StaticDecode, StaticSteps
 from gruppo.rollout.support import PROBE_POSITIONS, probe, unsupported_reason
 from gruppo.types import Group, RolloutRequest, SamplingParams
 
@@ -63,6 +67,8 @@ class EmbeddedEngine:
         max_live_tokens: keys and values held at once, in tokens (a live row counts in full length); None is what
             `_MEMORY_SHARE` of the free memory holds. Rows above it wait. Changes memory and speed, not tokens.
         cache_implementation: for `HFEngine`, where that is what runs.
+        cuda_graphs: on a CUDA device, record decoding steps of the fused forward and replay them. Changes speed and
+            memory, and tokens only where rounding decides.
     """
 
     def __init__(
@@ -74,6 +80,7 @@ class EmbeddedEngine:
         rollout_dtype: torch.dtype | None = None,
         max_live_tokens: int | None = None,
         cache_implementation: str | None = None,
+        cuda_graphs: bool = True,
     ) -> None:
         assert max_live_tokens is None or max_live_tokens >= 1
         self._lm: Any = model if isinstance(model, PreTrainedModel) else model.get_base_model()  # type: ignore[operator]
@@ -82,6 +89,7 @@ class EmbeddedEngine:
         self._rollout_dtype = rollout_dtype
         self._max_live_tokens = max_live_tokens
         self._hf = HFEngine(model, tokenizer=tokenizer, autocast=autocast, cache_implementation=cache_implementation)
+        self._graphs = CudaGraphs(self._lm.device) if cuda_graphs and self._lm.device.type == "cuda" else None
         self._make_forward: MakeForward | None = None
         self._kind = "undecided"
         self._bytes_per_token = 0
@@ -203,11 +211,19 @@ class EmbeddedEngine:
                     requests, sampling, max_tokens=settings.max_tokens, needs_uniforms=not settings.is_greedy
                 )
                 generation = Generation(
-                    forward, sequences, settings, budget=budget, tokenizer=self._tokenizer, device=device
+                    forward,
+                    sequences,
+                    settings,
+                    budget=budget,
+                    tokenizer=self._tokenizer,
+                    device=device,
+                    static=self._static_steps(forward, sequences, settings),
                 )
                 try:
                     generation.run()
-                except torch.OutOfMemoryError:
+                except RuntimeError as error:
+                    if not should_reduce_batch_size(error):
+                        raise
                     held = sequences.prompt_lengths_P.sum() + settings.max_tokens * len(sequences)
                     budget = int(min(budget or held, held)) // 2
                     if budget < longest + settings.max_tokens:
@@ -216,6 +232,12 @@ class EmbeddedEngine:
                     logger.warning("Out of memory: rollouts go on with at most %d live tokens.", budget)
                 else:
                     return sequences
+
+    def _static_steps(self, forward: Forward, sequences: Sequences, settings: RolloutSettings) -> StaticSteps | None:
+        if self._graphs is None or self._kind != "fused":
+            return None
+        width = int(np.bincount(sequences.prompt_N).max())
+        return StaticSteps(StaticDecode(forward, settings), self._graphs.recorder(), width=width)
 
     def _budget(self, device: torch.device) -> int | None:
         if self._max_live_tokens is not None:

@@ -54,9 +54,9 @@ class FusedForward:
             attended = self._attention(layer, x_SD, index=index, rope=ropes[layer.rope], batch=batch, cache=cache)
             if last_P is not None and index == last:
                 attended, x_SD = attended.index_select(0, last_P), x_SD.index_select(0, last_P)
-            x_SD = _add(x_SD, layer.out(attended), layer.norm_after_attention_D, layout.eps)
-            x_SD = _add(x_SD, self._mlp(layer, x_SD), layer.norm_after_mlp_D, layout.eps)
-        logits_NV = layout.head(_rms_norm(x_SD, layout.norm_D, layout.eps))
+            x_SD = _add(x_SD, layer.out(attended), layer.norm_after_attention_D, layout)
+            x_SD = _add(x_SD, self._mlp(layer, x_SD), layer.norm_after_mlp_D, layout)
+        logits_NV = layout.head(_rms_norm(x_SD, layout.norm_D, layout))
         if layout.final_softcap is not None:
             logits_NV = torch.tanh(logits_NV / layout.final_softcap) * layout.final_softcap
         return logits_NV
@@ -74,10 +74,10 @@ class FusedForward:
         layout: DecoderLayout = self._layout
         repeats, num_kv, head_dim = layout.repeats, layout.num_kv, layout.head_dim
         num_queries = repeats * num_kv
-        qkv = layer.qkv(_rms_norm(x_SD, layer.norm_attention_D, layout.eps)).unflatten(1, (-1, head_dim))
+        qkv = layer.qkv(_rms_norm(x_SD, layer.norm_attention_D, layout)).unflatten(1, (-1, head_dim))
         qk, value = qkv[:, : num_queries + num_kv], qkv[:, num_queries + num_kv :]
         if layer.qk_norm is not None:
-            qk = _rms_norm(qk.to(layer.qk_norm.dtype), layer.qk_norm, layout.eps)
+            qk = _rms_norm(qk.to(layer.qk_norm.dtype), layer.qk_norm, layout)
         qk = _rotated(qk, *rope).to(self._dtype)
         query, key = qk[:, :num_queries].unflatten(1, (repeats, num_kv)), qk[:, num_queries:]
         kv = cache.layer(index, key, value)
@@ -86,22 +86,22 @@ class FusedForward:
         return attend_decode(query, key, value, kv=kv, batch=batch, traits=layer.traits).flatten(1)
 
     def _mlp(self, layer: Layer, x_SD: Tensor) -> Tensor:
-        gate, up = layer.gate_up(_rms_norm(x_SD, layer.norm_mlp_D, self._layout.eps)).chunk(2, dim=1)
+        gate, up = layer.gate_up(_rms_norm(x_SD, layer.norm_mlp_D, self._layout)).chunk(2, dim=1)
         return layer.down(self._layout.activation(gate) * up)
 
 
-def _rms_norm(x: Tensor, weight: Tensor, eps: Tensor) -> Tensor:
+def _rms_norm(x: Tensor, weight: Tensor, layout: DecoderLayout) -> Tensor:
     """Over the last dimension. `F.rms_norm` takes twice as many passes on a CPU; it is for half precision only."""
     if x.dtype in _HALF:
-        return functional.rms_norm(x, x.shape[-1:], None, float(eps)) * weight
+        return functional.rms_norm(x, x.shape[-1:], None, layout.eps) * weight
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    scale = torch.addcmul(eps, length, length, value=1 / x.shape[-1]).rsqrt_()
+    scale = torch.addcmul(layout.eps_tensor, length, length, value=1 / x.shape[-1]).rsqrt_()
     return (x * scale).mul_(weight)
 
 
-def _add(x_SD: Tensor, branch_SD: Tensor, norm_D: Tensor | None, eps: Tensor) -> Tensor:
+def _add(x_SD: Tensor, branch_SD: Tensor, norm_D: Tensor | None, layout: DecoderLayout) -> Tensor:
     if norm_D is not None:
-        branch_SD = _rms_norm(branch_SD.to(norm_D.dtype), norm_D, eps)
+        branch_SD = _rms_norm(branch_SD.to(norm_D.dtype), norm_D, layout)
     return x_SD + branch_SD
 
 

@@ -13,11 +13,12 @@ import torch
 
 from gruppo.rollout.attention import DecodeBatch, PrefillBatch
 from gruppo.rollout.batches import Slots, prefill_batch
-from gruppo.rollout.choose import choose
+from gruppo.rollout.choose import Choice, choose
 from gruppo.rollout.kv_cache import KVCache
 from gruppo.rollout.scheduler import Scheduler
 from gruppo.rollout.sequence import Sequences
 from gruppo.rollout.settings import RolloutSettings
+from gruppo.rollout.static_decode import StaticSteps, StepOutput
 from gruppo.rollout.stop import Stops
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Generation:
 
     Args:
         budget: live tokens at once, see `Scheduler`.
+        static: decoding steps that are replayed where that can be; None runs each by `forward`.
     """
 
     def __init__(
@@ -53,11 +55,13 @@ class Generation:
         budget: int | None,
         tokenizer: Any,
         device: torch.device,
+        static: StaticSteps | None = None,
     ) -> None:
         self._forward = forward
         self._sequences = sequences
         self._settings = settings
         self._device = device
+        self._static = static
         self._stops = Stops(settings, tokenizer)
         self._scheduler = Scheduler(
             sequences.prompt_N.tolist(),
@@ -88,15 +92,25 @@ class Generation:
                 self._prefill(admitted.prompts, first_slot)
                 logits_NV = torch.stack([self._first_logits[self._sequences.prompt_N[row]] for row in admitted.rows])
                 first = len(scheduler.rows) - len(admitted.rows)
-                self._advance(np.array(admitted.rows, dtype=np.int64), first, logits_NV)
+                rows = np.array(admitted.rows, dtype=np.int64)
+                self._advance(rows, first, self._choose(rows, logits_NV))
                 slots = None
             if not scheduler.rows:
                 continue
             if slots is None:
                 slots = Slots.of(scheduler, self._sequences, self._device)
-            logits_NV = self._forward(slots.decode_batch(self._sequences, self._cache), self._cache)
-            if self._advance(slots.rows, 0, logits_NV):
+            output = self._step(slots)
+            choice = self._choose(slots.rows, output.logits_NV) if output.choice is None else output.choice
+            if self._advance(slots.rows, 0, choice):
                 slots = None
+
+    def _step(self, slots: Slots) -> StepOutput:
+        output = None if self._static is None else self._static.step(slots, self._sequences, self._cache)
+        if output is not None:
+            return output
+        # What cannot be recorded once is not tried again.
+        self._static = None
+        return StepOutput(self._forward(slots.decode_batch(self._sequences, self._cache), self._cache), None)
 
     def _prefill(self, prompts: list[int], first_slot: int) -> None:
         for chunk in _chunks(prompts, self._sequences.prompt_lengths_P):
@@ -104,17 +118,19 @@ class Generation:
             self._first_logits |= dict(zip(chunk, self._forward(batch, self._cache), strict=True))
             first_slot += len(chunk)
 
-    def _advance(self, rows: NDArray[np.int64], first_slot: int, logits_NV: Tensor) -> bool:
-        """One more token for `rows`, which lie in consecutive tail slots. Returns whether any row ended."""
-        sequences = self._sequences
-        uniforms = sequences.uniforms(rows) if not self._settings.is_greedy else None
-        choice = choose(
+    def _choose(self, rows: NDArray[np.int64], logits_NV: Tensor) -> Choice:
+        uniforms = self._sequences.uniforms(rows) if not self._settings.is_greedy else None
+        return choose(
             logits_NV,
             # Apple's GPUs have no float64.
             None if uniforms is None else torch.from_numpy(uniforms).to(logits_NV.device),
             self._settings,
             self._history(rows) if self._settings.repetition_penalty != 1.0 else None,
         )
+
+    def _advance(self, rows: NDArray[np.int64], first_slot: int, choice: Choice) -> bool:
+        """One more token for `rows`, which lie in consecutive tail slots. Returns whether any row ended."""
+        sequences = self._sequences
         sequences.append(rows, choice.tokens_N.cpu().numpy(), choice.logprobs_N.cpu().numpy())
         is_done = self._stops.finished(sequences, rows)
         if not is_done.any():

@@ -62,17 +62,25 @@ def draw_blockwise(probs_NV: Tensor, uniforms_N: Tensor) -> Tensor:
 
     Equal to `draw` but for uniforms within a rounding error of the edge of a bin.
     """
+    tokens_N, mass_N = locate(probs_NV, uniforms_N)
+    check_mass(mass_N)
+    return tokens_N
+
+
+def locate(probs_NV: Tensor, uniforms_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens and total masses of `draw_blockwise`, unchecked and without a word from the host.
+
+    Where a mass is not finite, the token means nothing, but is one of the vocabulary.
+    """
     num_tokens = probs_NV.shape[1]
     if num_tokens <= _BLOCK:
         cdf_NV = probs_NV.double().cumsum(dim=-1)
-        check_mass(cdf_NV[:, -1])
-        return search(cdf_NV, uniforms_N)
+        return search(cdf_NV, uniforms_N).clamp_max_(num_tokens - 1), cdf_NV[:, -1]
     num_whole = num_tokens // _BLOCK
     sums = [probs_NV[:, : num_whole * _BLOCK].unflatten(1, (num_whole, _BLOCK)).sum(dim=-1)] if num_whole else []
     if num_tokens % _BLOCK:
         sums.append(probs_NV[:, num_whole * _BLOCK :].sum(dim=-1, keepdim=True))
     cdf_NB = torch.cat(sums, dim=1).double().cumsum(dim=-1)
-    check_mass(cdf_NB[:, -1])
     block_N1 = search(cdf_NB, uniforms_N)[:, None]
     below_N1 = torch.where(block_N1 > 0, cdf_NB.gather(1, (block_N1 - 1).clamp_min(0)), 0.0)
     token_NT = block_N1 * _BLOCK + torch.arange(_BLOCK, device=probs_NV.device)
@@ -80,7 +88,7 @@ def draw_blockwise(probs_NV: Tensor, uniforms_N: Tensor) -> Tensor:
     cdf_NT = inside_NT.masked_fill_(token_NT >= num_tokens, 0.0).cumsum(dim=-1)
     rest_N1 = uniforms_N[:, None] * cdf_NB[:, -1:] - below_N1
     within_N1 = _first_above(cdf_NT, rest_N1)
-    return (block_N1 * _BLOCK + within_N1)[:, 0]
+    return (block_N1 * _BLOCK + within_N1)[:, 0].clamp_max_(num_tokens - 1), cdf_NB[:, -1]
 
 
 def search(cdf_NV: Tensor, uniforms_N: Tensor) -> Tensor:

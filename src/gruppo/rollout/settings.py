@@ -36,6 +36,11 @@ class RolloutSettings:
         return not self.is_truncated and self.repetition_penalty == 1.0 and self.temperature == self.score_temperature
 
     @property
+    def is_direct(self) -> bool:
+        """The policy's own distribution gives the token, by a plain draw or as its most likely one."""
+        return self.is_plain or (self.is_greedy and self.repetition_penalty == 1.0)
+
+    @property
     def is_truncated(self) -> bool:
         return self.top_k > 0 or self.top_p < 1.0 or self.min_p > 0.0
 

@@ -36,7 +36,7 @@ def write(run, folder, config=CONFIG) -> None:
         names = [name for name in columns if name in ROLLOUT_COLUMNS or "/" in name or name == "gibberish_share"]
         for rank, rows in enumerate((order[: size // 3], order[size // 3 :])):
             table = pa.table({name: [columns[name][row] for row in rows] for name in names})
-            write_parquet(folder / "rollouts" / f"step={fake.step:06d}" / f"part-r{rank}-a1.parquet", table)
+            write_parquet(folder / "rollouts" / f"step-{fake.step:06d}" / f"part-r{rank}-a1.parquet", table)
         recorder.record_step(fake.step, fake.metrics)
         if fake.evals:
             recorder.record_step(fake.step, fake.evals, split="eval")
@@ -119,6 +119,6 @@ def test_the_command_does_not_load_torch():
 
 def test_the_docs_pages_are_up_to_date():
     folder = ROOT / "docs" / "health"
-    assert {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.md")} == pages(), (
-        "run: python -m gruppo.monitor.health.pages docs/health"
-    )
+    written = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.md")}
+    written.pop("calibration.md", None)  # scripts/calibrate_health.py writes it
+    assert written == pages(), "run: python -m gruppo.monitor.health.pages docs/health"

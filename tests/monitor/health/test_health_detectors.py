@@ -3,6 +3,7 @@
 import functools
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from gruppo.monitor.health.finding import RANKS, SEVERITIES
 from gruppo.monitor.health.table import DETECTORS
 from monitor.health.broken_runs import BROKEN, WITH_EVIDENCE, scaled
-from monitor.health.health_fakes import CONFIG, healthy_run, loud, observe
+from monitor.health.health_fakes import CONFIG, healthy_run, loud, observe, set_rewards
 
 CONFIG_OF = {"D02": CONFIG | {"beta": 0.0}}
 REWARD_CHECKS = ("D01", "D03", "D04", "D06", "D07", "D13", "D14", "D15", "D16", "D19", "D20", "D21")
@@ -148,6 +149,52 @@ def test_a_yes_or_no_reward_that_follows_length_is_only_explained():
     for fake in run:
         fake.columns["reward"] = [float(length > 60 + fake.step) for length in fake.columns["n_trained"]]
     assert {f.severity for f in observe(run)[1] if f.detector == "D13"} == {"INFO"}
+
+
+def test_partial_credit_for_answers_of_two_lengths_is_only_explained():
+    """Short guesses get some credit, long worked answers all of it; inside each kind length does not count."""
+    run = healthy_run()
+    for fake in run:
+        rng = random.Random(fake.step)
+        is_worked = [rng.random() < fake.step / 70 for _ in fake.columns["sample"]]
+        fake.columns["n_trained"] = [40 if worked else 5 for worked in is_worked]
+        set_rewards(fake, [1.0 if worked else 0.6 * rng.random() for worked in is_worked])
+        fake.metrics["completions/mean_length"] = float(np.mean(fake.columns["n_trained"]))
+    assert {f.severity for f in observe(run)[1] if f.detector == "D13"} == {"INFO"}
+
+
+def test_a_term_of_weight_0_has_no_share():
+    run = healthy_run()
+    assert "D14" not in {f.detector for f in observe(run, CONFIG | {"reward_weights": [0.0, 1.0]})[1]}
+
+
+def test_a_held_out_reward_is_compared_with_the_training_reward_of_its_own_time():
+    """A reward that jumps to the ceiling is ahead of the last evaluation; that is no gap."""
+    for lag, severity in ((0.0, "INFO"), (0.3, "ALERT")):
+        run = healthy_run()
+        for fake in run:
+            is_solved = fake.step > 41
+            set_rewards(fake, [1.25] * 31 + [0.0] if is_solved else [1.25, 0.0] * 16)
+            if fake.evals:
+                fake.evals |= {"eval_reward": fake.metrics["reward"] - lag, "eval_reward_std": 0.5}
+        assert {f.severity for f in observe(run)[1] if f.detector == "D19" and not f.is_cleared} == {severity}
+
+
+def test_a_run_that_dissolves_in_its_first_steps_is_compared_with_the_very_first():
+    run = healthy_run()
+    for fake in run[1:]:
+        fake.metrics |= {"reward": 0.0, "entropy": 3.0}
+    run[0].metrics |= {"reward": 0.4, "reward_std": 0.5, "entropy": 1.2}
+    assert [(f.severity, f.step) for f in observe(run)[1] if f.detector == "D07"] == [("ALERT", 7)]
+
+
+def test_short_steps_may_stumble():
+    """Three times the usual time is noise where it is less than a second."""
+    for unit, expected in ((0.01, set()), (1.0, {("D26", "WARN")})):
+        run = broken_run("D26")
+        for fake in run:
+            fake.metrics["step_time"] *= unit
+        assert {finding for finding in loud(observe(run)[1]) if finding[0] == "D26"} == expected
 
 
 def test_agreement_on_a_good_answer_is_no_fault():

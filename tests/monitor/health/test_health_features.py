@@ -100,9 +100,20 @@ def test_shares_of_the_reward_add_up_and_ignore_what_siblings_share():
     assert signals["rows/share/a"] == 1.0
     assert signals["rows/share/b"] == 0.0
     assert signals["rows/reward_min"] == 1.0
-    assert signals["rows/reward_kinds"] == 3.0
     assert signals["rows/term_max/a"] == 3.0
     assert "rows/length_rho" not in signals  # groups of two have no rank correlation worth the name
+
+
+def test_length_inside_parts_of_a_group_that_are_alike():
+    def inside(rewards, lengths):
+        columns = {"group_id": [0] * len(rewards), "sample": list(range(len(rewards))), "reward": rewards}
+        return row_signals(Rows(columns | {"n_trained": lengths}, step=1), {}).get("rows/length_rho_inside")
+
+    assert inside([1, 2, 3, 11, 12, 13], [5, 6, 7, 50, 60, 70]) == 1.0  # paid for in both parts
+    assert inside([1, 2, 3, 11, 12, 13], [5, 6, 7, 70, 60, 50]) == 0.0  # in one, and the contrary in the other
+    assert inside([0, 0, 0, 1, 1, 1], [5, 6, 7, 50, 60, 70]) is None  # right answers are long, that is all
+    assert inside([1, 2, 3, 11, 11, 11], [5, 5, 5, 50, 50, 50]) is None
+    assert inside([1, 2], [5, 6]) is None
 
 
 def test_slope_is_numpys_and_its_t_is_right():

@@ -130,7 +130,7 @@ def write_tokens(folder, text):
     columns = {"step": [1], "group_id": [3], "sample": [0], "split": ["train"], "mask": [[1] * size]}
     columns |= {"completion_ids": [[1] * size], "text_offsets": [list(range(size))]}
     columns |= {"logp_infer": [np.full(size, -0.5).tolist()], "delta": [np.zeros(size).tolist()]}
-    write_parquet(folder / "tokens" / "step=000001" / "part-r0-a1.parquet", pa.table(columns))
+    write_parquet(folder / "tokens" / "step-000001" / "part-r0-a1.parquet", pa.table(columns))
 
 
 def rewrite_run_json(folder):

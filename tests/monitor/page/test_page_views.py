@@ -125,8 +125,7 @@ def test_discarded_answers_are_those_of_the_reason(site, ids):
     page.locator(".row-card").first.wait_for()
     assert page.locator(".row-card").count() == page.locator(".row-card .reason-length").count()
     page.get_by_role("button", name="Dropped").click()
-    page.get_by_text("This run does not record that.").wait_for()
-    page.problems.clear()  # the browser logs the refused request
+    page.get_by_text("No answer of these steps was lost for this reason.").wait_for()
 
 
 def test_alarms_lead_to_the_answers_that_prove_them(site, ids):
@@ -134,6 +133,20 @@ def test_alarms_lead_to_the_answers_that_prove_them(site, ids):
     page.get_by_role("link", name="step 9 group 6 answer 2").click()
     page.locator(".long-text").wait_for()
     assert page.locator("h1").inner_text() == "Answer 2 of 8"
+
+
+def test_a_finding_opens_the_page_of_its_check(site, ids):
+    page = open_view(site, ids, "health")
+    finding = page.locator(".finding", has_text="D05 truncation").first
+    finding.get_by_text("What D05 is").click()
+    finding.get_by_text("D05.alert").wait_for()
+    told = finding.locator("details").inner_text()
+    assert "A cut answer usually gets no reward" in told
+    assert "Fires when 3 of its last 5 readings are bad." in told
+    assert "docs/health/D05.md" in told
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+    assert [rule["id"] for rule in found if rule["impact"] in ("serious", "critical")] == []
 
 
 def test_a_theme_is_chosen_and_kept(site, ids):

@@ -11,6 +11,7 @@ from gruppo.monitor.health.finding import Missing, Reading, RowId, graded
 from gruppo.monitor.health.stats import slope
 from gruppo.monitor.health.window import Window
 
+REWARD_ENDS = ("rows/reward_min", "rows/reward_max")
 GAP, IS_MEAN = "sampling/sampling_logp_difference/mean", "sampling/importance_sampling_ratio/mean"
 
 
@@ -23,7 +24,7 @@ def entropy_collapse(window: Window, limits: Limits) -> Reading | Missing:
     value = now / start
     level, threshold = graded(-value, warn=-limits["warn"], alert=-limits["alert"])
     threshold = abs(threshold)
-    is_solved = (window.value("groups/frac_solved") or 0.0) > limits["solved"]
+    is_solved = (window.value("groups/frac_solved") or 0.0) > limits["solved"] or _is_near_top(window, limits["top"])
     if level == "ok" or is_solved or slope(*window.series("reward", int(limits["steps"])))[1] > 2:
         return Reading("ok", value, threshold)
     message = f"entropy fell from {start:.3g} to {now:.3g} nats per token while the reward does not rise"
@@ -31,22 +32,42 @@ def entropy_collapse(window: Window, limits: Limits) -> Reading | Missing:
     return Reading(level, value, threshold, message, advice)
 
 
+def _is_near_top(window: Window, share: float) -> bool:
+    """Whether the mean reward has come this far from the lowest to the highest reward of the run."""
+    ends = [np.concatenate([window.start(name), window.series(name).values]) for name in REWARD_ENDS]
+    if not all(map(len, ends)):
+        return False
+    low, high = float(ends[0].min()), float(ends[1].max())
+    return high > low and float(np.mean(window.series("reward", 5).values)) >= low + share * (high - low)
+
+
 def entropy_explosion(window: Window, limits: Limits) -> Reading | Missing:
     """D07."""
     share = _entropy_share(window, limits)
     if isinstance(share, Missing):
         return share
-    start, now = share
-    value = now / start
-    rewards = window.series("reward", int(limits["steps"]))
-    if value <= limits["times"] or slope(*rewards)[1] > -2:
+    # A run that dissolves does so within its first steps, too: then only the very first one is the start.
+    start, now = min(share[0], float(window.start("entropy")[0])), share[1]
+    value = now / max(start, 1e-6)
+    is_ruined = _is_ruined(window, limits)
+    is_falling = is_ruined or slope(*window.series("reward", int(limits["steps"])))[1] < -2
+    if value <= limits["times"] or not is_falling:
         return Reading("ok", value, limits["times"])
-    first = window.start("reward")
-    noise = float(np.std(first)) / math.sqrt(5) if len(first) else 0.0
-    is_ruined = len(first) > 0 and float(np.mean(rewards.values[-5:])) < float(np.mean(first)) - 2 * noise
     message = f"entropy rose from {start:.3g} to {now:.3g} nats per token and the reward falls"
     advice = "The policy is dissolving: go back to an earlier checkpoint with a smaller learning rate."
     return Reading("alert" if is_ruined else "warn", value, limits["times"], message, advice, _unlikeliest(window))
+
+
+def _is_ruined(window: Window, limits: Limits) -> bool:
+    """Whether the reward is clearly below where the run began: its first 20 steps, or its very first one."""
+    first, spread = window.start("reward"), window.start("reward_std")
+    if not len(first):
+        return False
+    now = float(np.mean(window.series("reward", 5).values))
+    noise = float(np.std(first)) / math.sqrt(5)
+    return now < float(np.mean(first)) - 2 * noise or (
+        len(spread) > 0 and now < float(first[0]) - limits["ruin"] * float(spread[0])
+    )
 
 
 def _entropy_share(window: Window, limits: Limits) -> tuple[float, float] | Missing:
@@ -117,11 +138,13 @@ DETECTORS = (
             "alert": Limit(0.1, "the same"),
             "steps": Limit(50, "steps over which the reward must not rise"),
             "solved": Limit(0.5, "share of solved groups from which low entropy is what success looks like"),
+            "top": Limit(0.75, "the same for the mean reward, between the lowest and the highest reward of the run"),
             "min_steps": Limit(5, "steps needed for a verdict"),
         },
         "The policy became sure of itself without getting better: it no longer explores.",
-        "Median `entropy` of the last 5 steps over that of the first 5. Silent while `reward` rises (t > 2) or most "
-        "groups are solved: most of the entropy normally goes in the first few hundred steps.",
+        "Median `entropy` of the last 5 steps over that of the first 5. Silent while `reward` rises (t > 2), most "
+        "groups are solved or the reward is near its top: most of the entropy normally goes in the first few hundred "
+        "steps.",
         "`epsilon_high=0.28` (DAPO), temperature 1.0, an entropy bonus, a smaller learning rate.",
         "Reward and entropy trade off as R = -a exp(H) + b, and 73 % of H is usually gone after 200 steps (arXiv "
         "2505.22617); hence the condition on the reward. Thresholds: ours.",
@@ -132,13 +155,14 @@ DETECTORS = (
         entropy_explosion,
         ("metrics",),
         {
-            "times": Limit(2.0, "entropy as a multiple of that of the first steps"),
+            "times": Limit(2.0, "entropy as a multiple of that of the first steps, or of the very first one"),
             "steps": Limit(50, "steps over which the reward falls"),
+            "ruin": Limit(0.5, "fall below the first step's reward, in units of its `reward_std`, that counts as ruin"),
             "min_steps": Limit(5, "steps needed for a verdict"),
         },
         "The policy dissolves into noise: entropy up, reward down.",
-        "Median `entropy` of the last 5 steps over that of the first 5, and a falling `reward` (t < -2). ALERT once "
-        "the reward is below where the run began.",
+        "Median `entropy` of the last 5 steps over that of the first 5 (or of the first one, if that is less), and a "
+        "falling `reward` (t < -2) or one that is below where the run began; the latter is ALERT.",
         "Go back to an earlier checkpoint, with a smaller learning rate. Open the rows: is it gibberish (D12)?",
         "Ours.",
     ),

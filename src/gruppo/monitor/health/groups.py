@@ -6,8 +6,9 @@ import numpy as np
 
 from gruppo.monitor.health.detector import Detector, Limit, Limits
 from gruppo.monitor.health.finding import Missing, Reading, RowId, graded
+from gruppo.monitor.health.record import standard_error
 from gruppo.monitor.health.rows import Rows
-from gruppo.monitor.health.stats import slope
+from gruppo.monitor.health.stats import Floats
 from gruppo.monitor.health.window import Window
 
 
@@ -111,19 +112,33 @@ def ceiling(window: Window, limits: Limits) -> Reading | Missing:
         return Reading("ok", value, limits["warn"])
     message = f"{value:.0%} of rewards are at the ceiling of {high:.4g}"
     evidence = rows.ids(np.flatnonzero(is_top))
-    held_out = np.array([record.metrics["reward"] for record in window.evals if "reward" in record.metrics])
-    if not len(held_out):
+    gaps = _held_out_gaps(window)
+    if not len(gaps):
         advice = "Either the task is solved or the reward is fooled: evaluate on held-out data to know, open winners."
         return Reading("warn", value, limits["warn"], message, advice, evidence)
-    if len(held_out) < 3:
-        return Missing(f"needs 3 evaluations, has {len(held_out)}", is_temporary=True)
-    gap = float(np.nanmean(rewards)) - float(held_out[-1])
-    is_rising = slope(np.arange(len(held_out[-5:]), dtype=np.float64), held_out[-5:])[1] > 2
-    is_fooled = gap > limits["gap"] * (high - low) and not is_rising
+    if len(gaps) < 3:
+        return Missing(f"needs 3 evaluations, has {len(gaps)}", is_temporary=True)
+    gap = float(np.mean(gaps[-2:]))
+    is_fooled = gap > limits["gap"] * (high - low) and gap > 2 * standard_error(window.evals[-1])
     advice = "Held-out data agrees: nothing is left to learn here."
     if is_fooled:
-        advice = f"The held-out reward is {gap:.4g} lower and does not rise. Open winners and look for a trick."
+        advice = f"The held-out reward was {gap:.4g} lower at the same steps. Open winners and look for a trick."
     return Reading("alert" if is_fooled else "info", value, limits["warn"], message, advice, evidence)
+
+
+def _held_out_gaps(window: Window) -> Floats:
+    """Training reward less held-out reward at each evaluation of the latest split, training as it was then.
+
+    A reward that rises fast is ahead of the last evaluation without any fault, hence "as it was then": the mean of
+    the 5 steps up to the evaluation.
+    """
+    steps, rewards = window.series("reward")
+    gaps = []
+    for record in window.evals:
+        near = rewards[(steps <= max(record.step, 1)) & (steps > record.step - 5)]
+        if record.split == window.evals[-1].split and "reward" in record.metrics and len(near):
+            gaps.append(float(near.mean()) - record.metrics["reward"])
+    return np.array(gaps, dtype=np.float64)
 
 
 DETECTORS = (
@@ -179,7 +194,8 @@ DETECTORS = (
         "Nearly every completion gets the best reward that the run has seen. Either the task is solved, or the policy "
         "found something that always pays.",
         "Share of rewards within 1 % of the largest (as a share of the range seen in the run). With three held-out "
-        "evaluations: ALERT if their reward is much lower and does not rise (t < 2), else INFO. Without: WARN.",
+        "evaluations: ALERT if the training reward of the 5 steps up to an evaluation was much higher (mean of the "
+        "last two; more than 2 standard errors as well), else INFO. Without evaluations: WARN.",
         "Solved: harder prompts. Not solved: open winners, the odd ones first, and repair the reward.",
         "rewardspy (0.8). The comparison with held-out data: ours.",
     ),

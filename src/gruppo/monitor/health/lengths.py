@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from gruppo.monitor.health.detector import Detector, Limit, Limits
-from gruppo.monitor.health.finding import Missing, Reading, RowId, graded
+from gruppo.monitor.health.finding import Level, Missing, Reading, RowId, graded
 from gruppo.monitor.health.stats import robust_sigma, slope
-from gruppo.monitor.health.window import Window
+from gruppo.monitor.health.window import Series, Window
 
 LENGTH = "completions/mean_length"
 
@@ -15,18 +15,15 @@ LENGTH = "completions/mean_length"
 def length_change(window: Window, limits: Limits) -> Reading | Missing:
     """D04."""
     lengths = window.series(LENGTH, int(limits["steps"]))
-    num_before = len(lengths) - 5
-    if num_before < limits["min_steps"]:
-        return Missing(f"needs {limits['min_steps'] + 5:.0f} steps, has {len(lengths)}", is_temporary=True)
-    before, after = lengths.values[:num_before], float(np.median(lengths.values[-5:]))
-    usual = float(np.median(before))
-    sigma = max(robust_sigma(before), 1e-3 * usual)
-    ratio, z = after / max(usual, 1e-9), (after - usual) / max(sigma, 1e-9)
-    times = max(ratio, 1 / max(ratio, 1e-9))
-    if abs(z) < limits["z"] or times < limits["warn"] or abs(after - usual) < limits["min_tokens"]:
-        return Reading("ok", ratio, limits["warn"])
+    if len(lengths) < limits["min_steps"]:
+        return Missing(f"needs {limits['min_steps']:.0f} steps, has {len(lengths)}", is_temporary=True)
+    after = float(np.median(lengths.values[-5:]))
+    usual = _left(window, lengths, after, limits)
+    if usual is None:
+        return Reading("ok", after / max(float(np.median(lengths.values)), 1e-9), limits["warn"])
+    ratio = after / max(usual, 1e-9)
     is_paying = slope(*window.series("reward", int(limits["steps"])))[1] > 2
-    is_alert = times >= limits["alert"] and not is_paying
+    is_alert = max(ratio, 1 / max(ratio, 1e-9)) >= limits["alert"] and not is_paying
     direction = "grew" if ratio > 1 else "shrank"
     message = f"mean length {direction} from {usual:.0f} to {after:.0f} tokens within {len(lengths)} steps"
     if is_paying:
@@ -36,8 +33,29 @@ def length_change(window: Window, limits: Limits) -> Reading | Missing:
         advice = "Look for loops (D11); loss_type dapo or dr_grpo, a soft penalty for overlong answers."
     else:
         advice = "Look at the shortest answers and at what ends them (EOS, stop strings)."
-    level, threshold = ("alert", limits["alert"]) if is_alert else ("warn", limits["warn"])
-    return Reading("alert" if level == "alert" else "warn", ratio, threshold, message, advice, _extreme(window, ratio))
+    level: Level = "alert" if is_alert else "warn"
+    return Reading(level, ratio, limits[level], message, advice, _extreme(window, ratio))
+
+
+def _left(window: Window, lengths: Series, after: float, limits: Limits) -> float | None:
+    """The usual length that the latest steps have left, or None.
+
+    Either that of the steps before, by a factor and by their scatter; or, while the start of the run is near, that of
+    the first 5 steps, by the larger factor: a run that changes from its first step on has no quiet steps to scatter.
+    """
+    before, first = lengths.values[:-5], window.start(LENGTH)[:5]
+    candidates = [(before, limits["warn"], robust_sigma(before))]
+    if window.now.step <= window.baseline[0].step + limits["steps"]:
+        candidates.append((first, limits["alert"], 0.0))
+    for values, factor, scatter in candidates:
+        if not len(values):
+            continue
+        usual = float(np.median(values))
+        sigma, change = max(scatter, 1e-3 * usual), abs(after - usual)
+        times = max(after / max(usual, 1e-9), usual / max(after, 1e-9))
+        if times >= factor and change >= limits["z"] * sigma and change >= limits["min_tokens"]:
+            return usual
+    return None
 
 
 def _extreme(window: Window, ratio: float) -> tuple[RowId, ...]:
@@ -84,7 +102,8 @@ def length_reward(window: Window, limits: Limits) -> Reading | Missing:
     level, threshold = graded(abs(value), warn=limits["warn"], alert=limits["alert"])
     if level == "ok" or not is_moving:
         return Reading("ok", value, threshold)
-    if window.value("rows/reward_kinds") == 2:
+    inside = window.series("rows/length_rho_inside", int(limits["steps"])).values
+    if len(inside) < limits["steps"] / 2 or float(np.mean(inside)) * np.sign(value) < limits["inside"]:
         level, threshold = "info", limits["warn"]
     longer, grows = ("longer", "grows") if value > 0 else ("shorter", "shrinks")
     message = f"{longer} answers get more reward (rank correlation {value:+.2f} inside groups), and length {grows}"
@@ -106,12 +125,13 @@ DETECTORS = (
             "alert": Limit(2.0, "the same, where the reward does not rise with it"),
             "z": Limit(3.0, "robust sigmas that the change must be as well"),
             "steps": Limit(50, "steps within which it happened"),
-            "min_steps": Limit(15, "steps before, at least"),
+            "min_steps": Limit(20, "steps needed for a verdict"),
             "min_tokens": Limit(4, "smallest change in tokens"),
         },
         "Completions become much longer or much shorter in a short time.",
         "Median of the last 5 mean lengths against the median of the up to 45 before, as a factor and in robust sigmas "
-        "(1.4826 x median absolute deviation). The slope of `reward` (t > 2) decides between WARN and ALERT.",
+        "(1.4826 x median absolute deviation); within the first 50 steps also against the median of the first 5, by "
+        "the factor for ALERT. The slope of `reward` (t > 2) decides between WARN and ALERT.",
         "Longer without reward: loops (D11), `loss_type` dapo or dr_grpo, a soft overlong penalty. Shorter with more "
         "reward: a short cut? Read the shortest winners.",
         "rewardspy (|z| > 3); TRL pull request 3138 (runs that end in very long gibberish). Factors: ours.",
@@ -139,13 +159,15 @@ DETECTORS = (
         {
             "warn": Limit(0.5, "mean absolute rank correlation of reward and length"),
             "alert": Limit(0.75, "the same"),
+            "inside": Limit(0.3, "the same among answers that are alike in both; below, it is only explained"),
             "steps": Limit(10, "rounds that it is averaged over"),
             "trend_steps": Limit(30, "steps over which length must move the same way"),
         },
         "Inside groups the reward goes up (or down) with length, and the policy follows.",
         "Mean over groups of Spearman's rho of reward and `n_trained`, averaged over rounds; its standard deviation by "
         "chance is 1/sqrt(groups x (G - 1)), 0.13 for 8 groups of 8. Fires only while the slope of the mean length has "
-        "the same sign (|t| > 2). INFO for a reward of two values: right answers may be long ones for good reasons.",
+        "the same sign (|t| > 2). INFO where that is because right answers are long ones: a group is cut "
+        "at the widest gap of its rewards and at that of its lengths, and inside the parts there is no correlation.",
         "A reward that does not see length, `loss_type` dr_grpo, a cap. If long answers are right because they think, "
         "this is no fault.",
         "Length explains much of the reward gain in RLHF (arXiv 2310.03716). Thresholds: ours.",

@@ -37,6 +37,7 @@ gruppo audit runs/tldr --set D05.alert=0.7 D12=off
   after 5 better readings in a row. "The start" is the first 20 steps of the run; trends look at up to 120 steps.
 - **Evidence**: `g7s3` is the row of `rollouts/` with that step, `group_id` 7 and `sample` 3.
 - **Units**: no check depends on the scale of the reward.
+- **Calibration**: [calibration.md](calibration.md) has the false alarms and misses on trainings whose fate is known.
 - None of this may be used as a reward: a policy that is paid for the silence of its monitor learns to be silent (arXiv
   2503.11926).
 

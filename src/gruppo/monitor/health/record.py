@@ -7,11 +7,12 @@ same run gives the same records. From the rows of a step come further numbers (`
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gruppo.monitor.health.rows import REWARD, Rows
 from gruppo.monitor.health.stats import Floats, spearman
@@ -67,28 +68,31 @@ def eval_record(step: int, split: str, metrics: Mapping[str, Any]) -> EvalRecord
     return EvalRecord(step, split, {name.removeprefix(f"{split}_"): value for name, value in finite.items()})
 
 
+def standard_error(record: EvalRecord) -> float:
+    """Of the mean reward of an evaluation: std over the square root of the number of its samples."""
+    seconds, rate = record.metrics.get("runtime", 0.0), record.metrics.get("samples_per_second", 0.0)
+    return record.metrics.get("reward_std", 0.0) / math.sqrt(max(round(seconds * rate), 1))
+
+
 def row_signals(rows: Rows, weights: Mapping[str, float]) -> dict[str, float]:
     """What later steps need to know about these rows.
 
-    rows/reward_min, rows/reward_max, rows/reward_kinds (different values), rows/term_max/<name>; rows/foreign: share of
-    completions that left the prompt's scripts; rows/length_rho: mean within-group Spearman of reward and length;
+    rows/reward_min, rows/reward_max, rows/term_max/<name>.
+    rows/foreign: share of completions that left the prompt's scripts.
+    rows/length_rho: mean within-group Spearman of reward and length; rows/length_rho_inside: see `_rho_inside`.
     rows/share/<name>: share of the within-group variance of the reward that comes from a term (they add up to 1).
     """
     signals: dict[str, float] = {}
     rewards, lengths = rows.numbers("reward"), rows.numbers("n_trained")
     if rewards is not None:
         signals |= {"rows/reward_min": float(np.nanmin(rewards)), "rows/reward_max": float(np.nanmax(rewards))}
-        signals["rows/reward_kinds"] = float(len(np.unique(rewards[~np.isnan(rewards)])))
         signals |= _shares(rows, rewards, weights)
     for name in rows.reward_names:
         values = rows.numbers(REWARD + name)
         if values is not None:
             signals[f"rows/term_max/{name}"] = float(np.nanmax(values))
     if rewards is not None and lengths is not None:
-        rhos = [spearman(*_both(rewards[group], lengths[group])) for group in rows.groups]
-        known = [rho for rho in rhos if rho is not None]
-        if known:
-            signals["rows/length_rho"] = float(np.mean(known))
+        signals |= _length_signals([_both(rewards[group], lengths[group]) for group in rows.groups])
     foreign = rows.numbers("script_share")
     if foreign is not None:
         signals["rows/foreign"] = float(np.mean(np.nan_to_num(foreign) > FOREIGN_LETTERS))
@@ -100,10 +104,39 @@ def _both(x: Floats, y: Floats) -> tuple[Floats, Floats]:
     return x[known], y[known]
 
 
+def _length_signals(groups: Sequence[tuple[Floats, Floats]]) -> dict[str, float]:
+    """From (rewards, lengths) of each group."""
+    whole = [rho for pair in groups if (rho := spearman(*pair)) is not None]
+    inside = [rho for pair in groups for rho in _rho_inside(*pair) if rho is not None]
+    signals = {"rows/length_rho": float(np.mean(whole))} if whole else {}
+    # Where hardly any part has differences left, the few that have are odd ones.
+    return signals | ({"rows/length_rho_inside": float(np.mean(inside))} if 2 * len(inside) >= len(groups) else {})
+
+
+def _rho_inside(rewards: Floats, lengths: Floats) -> list[float | None]:
+    """Spearman of reward and length among siblings that are much alike in both.
+
+    Right answers may be long ones for good reasons (the ones that were worked out). So a group is cut at the widest
+    gap of its rewards and at that of its lengths: inside the parts length says nothing about the reward any more,
+    unless it is length that is paid for.
+    """
+    if len(rewards) < 3:
+        return []
+    parts = 2 * _is_above_widest_gap(rewards) + _is_above_widest_gap(lengths)
+    return [spearman(rewards[parts == part], lengths[parts == part]) for part in range(4)]
+
+
+def _is_above_widest_gap(x: Floats) -> NDArray[np.int64]:
+    values = np.unique(x)
+    edge = values[int(np.argmax(np.diff(values)))] if len(values) > 1 else values[0]
+    return np.asarray(x > edge, dtype=np.int64)
+
+
 def _shares(rows: Rows, rewards: Floats, weights: Mapping[str, float]) -> dict[str, float]:
     """s_k = cov(w_k r_k, r) / var(r) inside groups: what all siblings share is ignored by GRPO too."""
     total = 0.0
-    parts = dict.fromkeys(rows.reward_names, 0.0)
+    # A term of weight 0 is only watched: it has no share to speak of.
+    parts = {name: 0.0 for name in rows.reward_names if weights.get(name, 1.0) != 0.0}
     terms = {name: rows.numbers(REWARD + name) for name in parts}
     for group in rows.groups:
         r = rewards[group]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from gruppo.monitor.health.record import FOREIGN_LETTERS
 from gruppo.monitor.health.rows import Rows
 from gruppo.monitor.health.stats import Floats
 from gruppo.monitor.health.window import Window
+
+Mask = np.ndarray[tuple[int], np.dtype[np.bool_]]
 
 NO_ROLLOUTS = Missing("needs the completions of rollouts/")
 
@@ -96,7 +99,8 @@ def tricks(window: Window, limits: Limits) -> Reading | Missing:
     is_trick[list(found)] = True
     seen_all = ", ".join(sorted(set().union(*found.values()))) if found else ""
     advice = "Open them and repair the checker. Do not put this check into the reward: it would teach to hide."
-    return _row_share(rows, is_trick, limits, f"match the watch-list ({seen_all})", advice)
+    reading = _row_share(rows, is_trick, limits, f"match the watch-list ({seen_all})", advice)
+    return replace(reading, level="info") if reading.level != "ok" and not _pays(rows, is_trick) else reading
 
 
 def _seen(text: str, triggers: Sequence[str], own: Sequence[re.Pattern[str]]) -> set[str]:
@@ -104,14 +108,20 @@ def _seen(text: str, triggers: Sequence[str], own: Sequence[re.Pattern[str]]) ->
     return seen | {pattern.pattern for pattern in own if pattern.search(text)}
 
 
+def _pays(rows: Rows, is_bad: Mask) -> bool:
+    """Whether these completions get at least the mean reward of all. What is not paid for dies out by itself."""
+    rewards = rows.numbers("reward")
+    if rewards is None or np.isnan(rewards[is_bad]).all():
+        return True
+    return bool(np.nanmean(rewards[is_bad]) >= np.nanmean(rewards))
+
+
 def _numbers(rows: Rows, name: str) -> Floats:
     values = rows.numbers(name)
     return np.full(len(rows), np.nan) if values is None else values
 
 
-def _row_share(
-    rows: Rows, is_bad: np.ndarray[tuple[int], np.dtype[np.bool_]], limits: Limits, what: str, advice: str
-) -> Reading:
+def _row_share(rows: Rows, is_bad: Mask, limits: Limits, what: str, advice: str) -> Reading:
     """A reading of how many rows are bad, and whether the reward pays for them."""
     value, num_bad = float(is_bad.mean()), int(is_bad.sum())
     level, threshold = graded(value, warn=limits["warn"], alert=limits["alert"])
@@ -158,7 +168,8 @@ DETECTORS = (
         _shares(0.02, 0.1),
         "The sampler draws tokens that are rare everywhere and that it did not believe in.",
         "A completion counts if any token has an id in the last quarter of the vocabulary and a log-prob below "
-        "-ln V - 2. Needs the column `gibberish_share`.",
+        "-ln V - 2. Needs the column `gibberish_share`, which vocabularies under 4,096 do not have. A sampler that is "
+        "flat altogether (temperature 3) draws nothing against its own odds: entropy and truncation (D05) show that.",
         "Check temperature, top_p, min_p; trainer against sampler (D10); open the rows.",
         "prime-rl pull request 1746, from arXiv 2510.02387, section 5.2. Shares: ours.",
     ),
@@ -197,7 +208,7 @@ DETECTORS = (
         _shares(0.0, 0.1),
         "Completions contain ways to pass a check without doing the task.",
         "Built-in patterns for code (exit(0), SkipTest, an __eq__ that says yes, ...) and the regular expressions of "
-        "`health_patterns`.",
+        "`health_patterns`. INFO while such completions get less than the mean reward: the trick is not paid for.",
         "Open the rows, repair the checker, run it in a sandbox. Never put this check into the reward: the policy "
         "would learn to hide (arXiv 2503.11926).",
         "arXiv 2503.11926. Thresholds: ours.",

@@ -24,6 +24,8 @@ def stall(window: Window, limits: Limits) -> Reading | Missing:
     value = now / max(usual, 1e-9)
     rates = window.series("perf/tokens_per_second", int(limits["steps"])).values
     rate_drop = float(np.median(rates[:-1])) / max(float(rates[-1]), 1e-9) if len(rates) > limits["min_steps"] else 1.0
+    if max(now - usual, now - now / max(rate_drop, 1e-9)) < limits["seconds"]:
+        return Reading("ok", min(value, limits["times"]), limits["times"])
     if value > limits["times"]:
         message = f"the step took {now:.1f} s, {value:.1f} times the median; {_phases(window)}"
     elif rate_drop > limits["times"]:
@@ -57,6 +59,9 @@ DETECTORS = (
         ("metrics",),
         {
             "times": Limit(3.0, "multiple of the median step time, or divisor of the median tokens per second"),
+            "seconds": Limit(
+                1.0, "seconds that the step must have lost as well: below, it is the noise of the machine"
+            ),
             "steps": Limit(50, "steps of the median"),
             "min_steps": Limit(10, "steps needed for a verdict"),
             "stale": Limit(8, "optimizer steps between sampling and first use"),

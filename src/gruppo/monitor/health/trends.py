@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from gruppo.monitor.health.detector import Detector, Limit, Limits
 from gruppo.monitor.health.finding import Missing, Reading
-from gruppo.monitor.health.record import EvalRecord
+from gruppo.monitor.health.record import standard_error
 from gruppo.monitor.health.stats import Floats, cusum, forecast_z, slope
 from gruppo.monitor.health.window import Window
 
@@ -27,7 +25,7 @@ def jump(window: Window, limits: Limits) -> Reading | Missing:
     before, after = float(np.mean(values[:-num_new][-5:])), float(np.mean(values[-num_new:]))
     # A bend of the curve leaves the line too; a jump also leaves the level of the steps just before.
     size = min(abs(after - _forecast(steps, values, num_new)), abs(after - before))
-    if value <= limits["height"] or (len(spread) and size < limits["effect"] * float(np.median(spread))):
+    if value <= limits["height"] or (len(spread) and size < limits["effect"] * float(np.max(spread))):
         return Reading("ok", value, limits["height"])
     message = f"the reward left its line: {before:.4g} before, {after:.4g} in the last {num_new} steps"
     advice = f"Compare five winners of step {steps[-num_new - 1]:.0f} with five of now: did the strategy change?"
@@ -51,7 +49,7 @@ def held_out(window: Window, limits: Limits) -> Reading | Missing:
     if len(same) <= num_needed:
         return Missing(f"needs {num_needed + 1} evaluations, has {len(same)}", is_temporary=True)
     best = max(same, key=lambda record: record.metrics["reward"])
-    floor = best.metrics["reward"] - limits["errors"] * _standard_error(best)
+    floor = best.metrics["reward"] - limits["errors"] * standard_error(best)
     steps, rewards = window.series("reward")
     since = rewards[steps >= best.step]
     is_rising = len(since) >= 5 and slope(steps[steps >= best.step], since)[1] > 2
@@ -72,12 +70,6 @@ def held_out(window: Window, limits: Limits) -> Reading | Missing:
     return Reading("alert" if num_below >= num_needed else "warn", value, threshold, message, advice)
 
 
-def _standard_error(record: EvalRecord) -> float:
-    """Of the mean reward of an evaluation: std over the square root of the number of prompts."""
-    seconds, rate = record.metrics.get("runtime", 0.0), record.metrics.get("samples_per_second", 0.0)
-    return record.metrics.get("reward_std", 0.0) / math.sqrt(max(round(seconds * rate), 1))
-
-
 DETECTORS = (
     Detector(
         "D20",
@@ -87,7 +79,7 @@ DETECTORS = (
         {
             "slack": Limit(0.5, "sigmas that each step loses in the cumulative sum"),
             "height": Limit(8.0, "sigmas of the cumulative sum"),
-            "effect": Limit(0.5, "size of the jump as a multiple of the spread of rewards in a round (`reward_std`)"),
+            "effect": Limit(0.5, "size of the jump as a multiple of the widest spread in a round (`reward_std`)"),
             "steps": Limit(30, "steps that the line is fitted to"),
             "min_steps": Limit(15, "the same, at least"),
             "new_steps": Limit(5, "steps that are compared with the line"),

@@ -161,7 +161,7 @@ def _findings(run: Path, status: Status) -> tuple[list[Line], str]:
 
 def _verdict(lines: Sequence[Line], findings: Sequence[Line], status: Status, now: float) -> dict[str, Any]:
     training = [line for line in lines if line["split"] == "train"]
-    names = ("reward", "frac_reward_zero_std")
+    names = ("reward", "frac_reward_zero_std", "groups/frac_solved")
     columns = {name: np.array([_or_nan(line.get(name)) for line in training], dtype=np.float64) for name in names}
     evals = np.array([_or_nan(line.get("eval_reward")) for line in lines if line["split"] == "eval"], dtype=np.float64)
     loud = [

@@ -10,6 +10,7 @@ from typing import Any
 from gruppo.monitor.health.text_features import prompt_text
 from gruppo.monitor.readers import read_rollouts
 from gruppo.monitor.report.numbers import number, shown
+from gruppo.monitor.step_folders import steps_among
 
 NUM_SAMPLES = 5
 MAX_CHARACTERS = 4000
@@ -40,7 +41,7 @@ class Extremes:
 
 def last_extremes(run: Path) -> Extremes | None:
     """Those of the last step of training that has completions with a reward; None if there is none."""
-    steps = sorted(int(path.name.removeprefix("step=")) for path in (run / "rollouts").glob("step=*"))
+    steps = steps_among(path.name for path in (run / "rollouts").glob("*"))
     for step in reversed(steps):
         rows = [row for row in read_rollouts(run, step=step, split="train").to_pylist() if _reward(row) is not None]
         if rows:

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from hashlib import blake2s
 from pathlib import Path
 
+from gruppo.monitor.step_folders import step_places
+
 MARKS = ("run.json", "metrics.jsonl")
 MAX_DEPTH = 5
 MAX_FOLDERS = 20_000
 """Folders looked into per search."""
 MAX_RUNS = 1000
-
-STEP_FOLDER = re.compile(r"step=(\d{1,12})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +52,13 @@ def is_plain_file(path: Path) -> bool:
     return path.is_file() and not path.is_symlink()
 
 
-def step_folder(run: Path, kind: str, step: int) -> Path:
-    """Where the parts of a step lie; `kind` is `rollouts` or `tokens`."""
-    return run / kind / f"step={step:06d}"
-
-
 def part_files(run: Path, kind: str, step: int) -> list[Path]:
-    """The whole Parquet parts of a step by name; what is still being written begins with a dot."""
-    folder = step_folder(run, kind, step)
+    """The whole Parquet parts of a step by name; `kind` is `rollouts` or `tokens`."""
+    return [part for folder in step_places(run / kind, step) for part in _parts_in(folder)]
+
+
+def _parts_in(folder: Path) -> list[Path]:
+    """What is still being written begins with a dot and is left out, links too."""
     if folder.is_symlink() or folder.parent.is_symlink():
         return []
     try:

@@ -17,10 +17,11 @@ import numpy as np
 import pyarrow as pa
 
 from gruppo.monitor.server.buckets import Floats, Ints
-from gruppo.monitor.server.folders import STEP_FOLDER, part_files
+from gruppo.monitor.server.folders import part_files
 from gruppo.monitor.server.lru import Lru
 from gruppo.monitor.server.parts import NO_ROWS, PART, ROW, UNREADABLE, Piece, read_numbers, read_texts
 from gruppo.monitor.server.refusal import not_found
+from gruppo.monitor.step_folders import steps_among
 
 MAX_PART_BYTES = 64 * 2**20
 """All cached tables of numbers together."""
@@ -126,7 +127,7 @@ class Rounds:
 
 @final
 class StepList:
-    """The `step=...` folders of a folder. Listed again when the folder changed."""
+    """The steps that have a folder below a folder. Listed again when the folder changed."""
 
     FRESH_NS = 2_000_000_000
     """A folder that changed this lately may change again without a new time stamp."""
@@ -153,8 +154,7 @@ class StepList:
 
     def _list(self) -> Ints:
         with os.scandir(self._folder) as entries:
-            matches = [STEP_FOLDER.fullmatch(entry.name) for entry in entries]
-        return np.array(sorted(int(match[1]) for match in matches if match), dtype=np.int64)
+            return np.array(steps_among(entry.name for entry in entries), dtype=np.int64)
 
 
 def concatenated(tables: Sequence[pa.Table]) -> pa.Table:

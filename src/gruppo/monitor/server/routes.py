@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
+from gruppo.monitor.server.checks import answer_check
 from gruppo.monitor.server.compare import answer_compare
 from gruppo.monitor.server.completion import answer_completion, answer_text, answer_tokens
 from gruppo.monitor.server.findings import Auditor, answer_health
@@ -28,6 +29,7 @@ ARGUMENTS = {
     "group_id": r"-?[0-9]{1,19}",
     "prompt_id": r"-?[0-9]{1,19}",
     "id": r"[A-Za-z0-9_.~-]{1,300}",
+    "check": r"[A-Z][0-9]{2}",
 }
 """What may stand in a path. Nothing else reaches a handler, and no handler makes a path of it."""
 
@@ -61,6 +63,7 @@ def make_routes(auditor: Auditor) -> tuple[Route, ...]:
         Route("runs/{run}/rewards", ("from", "to", "split", "max_rounds", "max_rows"), answer_rewards),
         Route("runs/{run}/events", ("since", "kind", "limit"), answer_events),
         Route("runs/{run}/health", (), _with(auditor, answer_health)),
+        Route("runs/{run}/health/{check}", (), answer_check),
         Route("compare", ("a", "b", "keys", "max_points"), answer_compare),
     )
 

@@ -20,6 +20,7 @@ import uvicorn
 from gruppo.errors import ConfigError
 from gruppo.monitor.server.app import make_app
 from gruppo.monitor.server.gate import is_everywhere, is_loopback
+from gruppo.monitor.server.lifetime import Lifetime
 from gruppo.monitor.server.store import Store
 from gruppo.monitor.server.stream import Streams
 
@@ -36,8 +37,8 @@ class Address:
     allow_hosts: Sequence[str] = ()
 
 
-def serve(root: Path, address: Address, *, is_browser_wanted: bool) -> None:
-    """Serve the runs below `root`; returns when stopped (Ctrl-C, SIGTERM).
+def serve(root: Path, address: Address, *, is_browser_wanted: bool, lifetime: Lifetime | None = None) -> None:
+    """Serve the runs below `root`; returns when stopped (Ctrl-C, SIGTERM), or when its `lifetime` is over.
 
     Raises ConfigError for an address that cannot be.
     """
@@ -50,7 +51,7 @@ def serve(root: Path, address: Address, *, is_browser_wanted: bool) -> None:
     hosts = (address.host, *address.allow_hosts)
     app = make_app(store, token=token, hosts=hosts, base_path=base_path, streams=streams)
     config = uvicorn.Config(
-        app,
+        app if lifetime is None else lifetime.counted(app),
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -68,6 +69,8 @@ def serve(root: Path, address: Address, *, is_browser_wanted: bool) -> None:
     with listener, _in_browser(url, webbrowser.open if is_browser_wanted else None):
         server = uvicorn.Server(config)
         streams.is_closing = lambda: server.should_exit
+        if lifetime is not None:
+            lifetime.watch(lambda: setattr(server, "should_exit", True))
         server.run(sockets=[listener])
 
 

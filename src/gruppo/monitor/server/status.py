@@ -10,27 +10,37 @@ from typing import Any, Literal, NamedTuple
 from gruppo.monitor.server.folders import RunFolder
 from gruppo.monitor.server.lines import Line, open_plain, parse, read_last
 
-State = Literal["running", "silent", "finished", "failed"]
+State = Literal["running", "stalled", "dead", "silent", "finished", "failed"]
 
 TAIL_BYTES = 128 * 2**10
 MAX_RUN_JSON_BYTES = 16 * 2**20
 
 PATIENCE_SECONDS = 120.0
 PATIENCE_STEPS = 10
-"""A run that has not ended and wrote nothing for this long (whichever is longer) is called silent."""
+"""A run that has not ended and wrote nothing for this long (whichever is longer) is called silent; where a heartbeat
+says that its process lives, stalled, if step and phase have not changed for so long."""
+
+BEAT_PATIENCE_SECONDS = 30.0
+"""A run whose heartbeat is older than this is called dead: its process beats every five seconds."""
+
+STALL_SECONDS = 600.0
+"""A phase may take this long (or PATIENCE_STEPS) before its run is called stalled."""
+
+MAX_HEARTBEAT_BYTES = 4096
 
 SIGNS_OF_LIFE = ("metrics.jsonl", "events.jsonl", "heartbeat.json", "rollouts", "run.json")
 
 
 class Facts(NamedTuple):
     """What the files say, whatever the hour. `run` is run.json, `latest` the last training line, `last_eval` the last
-    other one; `num_bytes` is about what this takes in memory."""
+    other one; `beat` is the heartbeat of the latest attempt; `num_bytes` is about what this takes in memory."""
 
     run: dict[str, Any]
     outcome: str | None
     latest: Line
     last_eval: Line
     step_seconds: float | None
+    beat: Line
     num_bytes: int
 
 
@@ -74,6 +84,7 @@ def read_facts(path: Path) -> Facts:
         training[-1] if training else {},
         evals[-1] if evals else {},
         _median_step_time(training),
+        read_beat(path, run),
         20_000 + 8 * len(repr(run)),
     )
 
@@ -82,7 +93,9 @@ def status_of(facts: Facts, when: Signature, now: float) -> Status:
     """`when` is the signature that belongs to the facts; `now` in seconds since 1970."""
     updated = max((stamp[0] / 1e9 for stamp in when if stamp is not None), default=None)
     age = None if updated is None else now - updated
-    return Status(_state(facts.run, facts.outcome, age, facts.step_seconds), updated, facts)
+    beat = when[SIGNS_OF_LIFE.index("heartbeat.json")]
+    beat_age = None if beat is None else now - beat[0] / 1e9
+    return Status(_state(facts, age, beat_age), updated, facts)
 
 
 def read_run_json(path: Path) -> dict[str, Any]:
@@ -96,6 +109,16 @@ def read_run_json(path: Path) -> dict[str, Any]:
     entries = attempts if isinstance(attempts, list) else []
     known = [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("attempt"), int)]
     return run | {"attempts": known}
+
+
+def read_beat(path: Path, run: Mapping[str, Any]) -> Line:
+    """heartbeat.json, if it is of the latest attempt; else an empty dict."""
+    try:
+        with open_plain(path / "heartbeat.json") as file:
+            beat = parse(file.read(MAX_HEARTBEAT_BYTES)) or {}
+    except FileNotFoundError:
+        return {}
+    return beat if beat.get("attempt") == latest_attempt(run).get("attempt") else {}
 
 
 def latest_attempt(run: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,7 +166,7 @@ def brief(folder: RunFolder, status: Status) -> dict[str, Any]:
         "progress": progress["share"],
         "reward": status.latest.get("reward"),
         "eval_reward": status.facts.last_eval.get(f"{status.facts.last_eval.get('split')}_reward"),
-        "model": next((config[name] for name in ("model", "model_name_or_path") if config.get(name)), None),
+        "model": _model(latest_attempt(status.run), config),
     }
 
 
@@ -173,13 +196,29 @@ def progress_of(status: Status, config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _state(run: Mapping[str, Any], outcome: str | None, age: float | None, step_seconds: float | None) -> State:
-    if outcome is not None:
-        return "finished" if outcome == "finished" else "failed"
-    if latest_attempt(run).get("ended"):
+def _model(attempt: Mapping[str, Any], config: Mapping[str, Any]) -> str | None:
+    named = (attempt.get("model"), config.get("model"), config.get("model_name_or_path"))
+    return next((name for name in named if isinstance(name, str) and name), None)
+
+
+def _state(facts: Facts, age: float | None, beat_age: float | None) -> State:
+    if facts.outcome is not None:
+        return "finished" if facts.outcome == "finished" else "failed"
+    if latest_attempt(facts.run).get("ended"):
         return "finished"
-    patience = max(PATIENCE_SECONDS, PATIENCE_STEPS * (step_seconds or 0.0))
-    return "running" if age is not None and age <= patience else "silent"
+    patience = PATIENCE_STEPS * (facts.step_seconds or 0.0)
+    if facts.beat and beat_age is not None:
+        return _state_by_beat(facts.beat, beat_age, max(STALL_SECONDS, patience))
+    return "running" if age is not None and age <= max(PATIENCE_SECONDS, patience) else "silent"
+
+
+def _state_by_beat(beat: Line, beat_age: float, patience: float) -> State:
+    """The clock of the file says whether it beats, its own numbers (of one clock) how long nothing has changed."""
+    if beat_age > BEAT_PATIENCE_SECONDS:
+        return "dead"
+    times = _number(beat.get("time")), _number(beat.get("changed"))
+    is_stalled = times[0] is not None and times[1] is not None and times[0] - times[1] > patience
+    return "stalled" if is_stalled else "running"
 
 
 def _median_step_time(training: list[Line]) -> float | None:

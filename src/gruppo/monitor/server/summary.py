@@ -44,6 +44,7 @@ def answer_run(store: Store, auditor: Auditor, args: Mapping[str, str], query: Q
         "run_id": status.run.get("run_id"),
         "schema_version": status.run.get("schema_version"),
         "created": status.run.get("created"),
+        "model": brief(run, status)["model"],
         "state": status.state,
         "outcome": status.outcome,
         "updated": status.updated,
@@ -115,7 +116,7 @@ def _verdict(log: MetricLog, status: Status, detectors: list[dict[str, Any]], no
     age = None if status.updated is None else now - status.updated
     loud = [entry for entry in detectors if entry["severity"] != "INFO"]
     evals = log.columns(["eval_reward"], "eval")["eval_reward"]
-    columns = log.columns(["reward", "frac_reward_zero_std"])
+    columns = log.columns(["reward", "frac_reward_zero_std", "groups/frac_solved"])
     return verdict(columns, evals, loud, status.state, outcome=status.outcome, age=age)
 
 

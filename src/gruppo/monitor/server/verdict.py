@@ -24,6 +24,10 @@ CLEAR_Z = 3.0
 FLAT_WARN = 0.5
 """Share of completions in groups without a difference from which it is worth a warning."""
 
+SATURATION = {"D01": ("INFO", "WARN", "ALERT"), "D19": ("INFO", "WARN")}
+"""Checks, with severities, that say no more than "solved" of a run that ended so. D19's ALERT says that held-out
+prompts disagree, and stands."""
+
 SEVERITY_LEVELS: dict[str, Level] = {"INFO": "info", "WARN": "warn", "ALERT": "alert"}
 
 STATE_FACTS: dict[str, tuple[Level, str]] = {
@@ -31,7 +35,19 @@ STATE_FACTS: dict[str, tuple[Level, str]] = {
         "warn",
         "The run has not ended, and has not written for {age}: it was killed, or a step takes very long.",
     ),
+    "stalled": (
+        "warn",
+        "The process lives, but neither step nor phase has changed for long: it hangs, or a step takes very long.",
+    ),
+    "dead": ("alert", "The run has not ended, and its process has not given a sign of life for {age}: it was killed."),
     "failed": ("alert", "The run ended early: {outcome}."),
+}
+
+STATE_HEADS = {
+    "silent": "Silent for {age}.",
+    "stalled": "Stalled.",
+    "dead": "Died {age} ago.",
+    "failed": "Ended: {outcome}.",
 }
 
 
@@ -56,18 +72,20 @@ def verdict(
     """`level`, `text` and `facts`.
 
     Args:
-        columns: `reward` and `frac_reward_zero_std` over the steps of training, NaN for no value.
+        columns: `reward`, `frac_reward_zero_std` and `groups/frac_solved` over the steps of training, NaN for no value.
         eval_rewards: of the evaluations, oldest first.
         findings: the checks that stand (`detectors_of`, open ones).
         state, outcome, age: as in status.py; `age` is seconds since the last write.
     """
     reward = columns["reward"]
+    held_out = _eval_fact(reward, eval_rewards)
+    solved = _solved_fact(columns["groups/frac_solved"], held_out) if state == "finished" else None
     facts = [
         _state_fact(state, outcome, age),
         _reward_fact(reward),
-        _flat_fact(columns["frac_reward_zero_std"]),
-        _eval_fact(reward, eval_rewards),
-        _findings_fact(findings),
+        solved or _flat_fact(columns["frac_reward_zero_std"]),
+        held_out,
+        _findings_fact([entry for entry in findings if solved is None or not _is_saturation(entry)]),
     ]
     known = [fact for fact in facts if fact is not None]
     level = max((fact.level for fact in known), key=RANKS.__getitem__, default="unknown")
@@ -83,8 +101,8 @@ def _state_fact(state: str, outcome: str | None, age: float | None) -> Fact | No
     if state not in STATE_FACTS:
         return None
     level, pattern = STATE_FACTS[state]
-    text = pattern.format(age=_duration(age), outcome=outcome)
-    return Fact(state, level, text, {"silent": f"Silent for {_duration(age)}.", "failed": f"Ended: {outcome}."}[state])
+    words = {"age": _duration(age), "outcome": outcome}
+    return Fact(state, level, pattern.format(**words), STATE_HEADS[state].format(**words))
 
 
 def _reward_fact(reward: Floats) -> Fact | None:
@@ -93,8 +111,8 @@ def _reward_fact(reward: Floats) -> Fact | None:
         return None
     values = reward[np.isfinite(reward)]
     if len(values) < MIN_STEPS:
-        text = f"Too early to say: {len(values)} steps with a reward so far, {MIN_STEPS} are needed."
-        return Fact("reward", "unknown", text, f"Too early to say ({num_steps} steps).")
+        text = f"Too early to say: {_counted(len(values), 'step')} with a reward so far, {MIN_STEPS} are needed."
+        return Fact("reward", "unknown", text, f"Too early to say ({_counted(num_steps, 'step')}).")
     size = min(NUM_STEPS, len(values) // 2)
     first, last = values[:size], values[-size:]
     before, after = float(first.mean()), float(last.mean())
@@ -124,6 +142,25 @@ def _flat_fact(shares: Floats) -> Fact | None:
     )
 
 
+def _solved_fact(shares: Floats, held_out: Fact | None) -> Fact | None:
+    """Of a run that ended with most groups solved, and did not begin so: that it teaches nothing now is its success."""
+    values = shares[np.isfinite(shares)]
+    if len(values) < MIN_STEPS:
+        return None
+    size = min(NUM_STEPS, len(values) // 2)
+    first, last = float(values[:size].mean()), float(values[-size:].mean())
+    if first > FLAT_WARN or last <= FLAT_WARN:
+        return None
+    text = f"At the end {last:.0%} of groups had only right answers: solved, as far as the reward can tell."
+    if held_out is None:
+        text += " Held-out prompts would tell it from a trick that always pays."
+    return Fact("solved", "info" if held_out is None else "ok", text, f"Solved: {last:.0%} of groups all right.")
+
+
+def _is_saturation(finding: Mapping[str, Any]) -> bool:
+    return finding.get("severity") in SATURATION.get(str(finding.get("detector")), ())
+
+
 def _eval_fact(reward: Floats, evals: Floats) -> Fact | None:
     values = evals[np.isfinite(evals)]
     if len(values) < 2:
@@ -149,11 +186,15 @@ def _findings_fact(findings: Sequence[Mapping[str, Any]]) -> Fact | None:
     level = max(levels, key=RANKS.__getitem__)
     names = ", ".join(f"{finding.get('detector')} {finding.get('name')}" for finding in findings)
     counted = [
-        f"{levels.count(kind)} {word}{'s' if levels.count(kind) > 1 else ''}"
+        _counted(levels.count(kind), word)
         for kind, word in (("alert", "alert"), ("warn", "warning"), ("info", "note"))
         if kind in levels
     ]
     return Fact("findings", level, f"Open: {names}.", f"{', '.join(counted)}: {names}.")
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 def _short(value: float) -> str:
@@ -165,6 +206,5 @@ def _duration(seconds: float | None) -> str:
         return "an unknown time"
     for size, word in ((86_400, "day"), (3600, "hour"), (60, "minute")):
         if seconds >= size:
-            count = int(seconds // size)
-            return f"{count} {word}{'s' if count > 1 else ''}"
-    return f"{int(seconds)} seconds"
+            return _counted(int(seconds // size), word)
+    return _counted(int(seconds), "second")

@@ -1,16 +1,25 @@
 /**
- * A finding of a check: what happened, which answers prove it, what to do.
+ * A finding of a check: what happened, which answers prove it, what to do, and what the check is.
  */
-import { html } from '../html.js';
+import { join } from '../api.js';
+import { exact } from '../format.js';
+import { useResource } from '../hooks.js';
+import { html, useState } from '../html.js';
 import { href } from '../routes.js';
 import { Untrusted } from '../untrusted.js';
-import { Level } from './basics.js';
+import { Level, waiting } from './basics.js';
 
 /** What a finding's severity is among the levels of the page. */
 export const SEVERITIES = { INFO: 'info', WARN: 'warn', ALERT: 'alert' };
 
+/** What the ids of checks look like; others have no page. */
+const CHECK = /^D\d\d$/;
+
 /** @param {any} finding */
 export const levelOf = (finding) => (finding.is_cleared ? 'ok' : (SEVERITIES[finding.severity] ?? 'unknown'));
+
+/** Tells findings apart in a list that grows. @param {any} finding */
+export const keyOf = (finding) => `${finding.time}/${finding.detector}/${finding.step}/${finding.severity}`;
 
 /** @param {{run: string, finding: any, id?: string}} props */
 export const FindingLine = ({ run, finding, id }) => html`
@@ -33,6 +42,7 @@ export const FindingLine = ({ run, finding, id }) => html`
       </p>`
     }
     <${Evidence} run=${run} rows=${finding.evidence ?? []} />
+    ${CHECK.test(finding.detector) && html`<${About} run=${run} check=${finding.detector} />`}
   </li>
 `;
 
@@ -46,3 +56,38 @@ const Evidence = ({ run, rows }) =>
         href=${href('completion', { run, id: row.id })}>step ${row.step} group ${row.group_id} answer ${row.sample}</a>`,
     )}
   </p>`;
+
+/** The check's documentation, asked for when it is opened. @param {{run: string, check: string}} props */
+function About({ run, check }) {
+  const [isOpen, setIsOpen] = useState(false);
+  return html`
+    <details class="about" onToggle=${(event) => setIsOpen(event.currentTarget.open)}>
+      <summary>What ${check} is</summary>
+      ${isOpen && html`<${Page} run=${run} check=${check} />`}
+    </details>
+  `;
+}
+
+/** @param {{run: string, check: string}} props */
+function Page({ run, check }) {
+  const page = useResource(`runs/${join(run)}/health/${join(check)}`);
+  if (!page.data) return waiting(page);
+  const { data } = page;
+  const { bad, of } = data.fire;
+  return html`
+    <p><${Untrusted} text=${data.meaning} /></p>
+    <p><b>How it is computed.</b> <${Untrusted} text=${data.computed} /></p>
+    <p><b>What to do.</b> <${Untrusted} text=${data.remedy} /></p>
+    <p><b>Fires</b> ${of === 1 ? 'at once.' : `when ${bad} of its last ${of} readings are bad.`}</p>
+    <ul>
+      ${data.limits.map(
+        (limit) => html`<li>
+        <code><${Untrusted} text=${`${check}.${limit.name}`} /></code> = ${exact(limit.value)}${limit.value === limit.default ? '' : ` (default ${exact(limit.default)})`}:
+        <${Untrusted} text=${limit.meaning} />
+      </li>`,
+      )}
+    </ul>
+    <p><b>Source.</b> <${Untrusted} text=${data.source} /></p>
+    <p class="muted"><${Untrusted} text=${data.docs} /></p>
+  `;
+}

@@ -5,7 +5,7 @@ import { join } from '../api.js';
 import { html, useState } from '../html.js';
 import { useResource, useTitle, useWidth } from '../hooks.js';
 import { Choice, Empty, LEVELS, Level, Section, waiting } from '../parts/basics.js';
-import { FindingLine, SEVERITIES } from '../parts/finding.js';
+import { FindingLine, SEVERITIES, keyOf } from '../parts/finding.js';
 import { flat } from '../untrusted.js';
 import { Figure } from '../charts/figure.js';
 
@@ -60,7 +60,7 @@ export function Health({ run, summary, versions }) {
         findings.length
           ? html`<ul
           class="finding-list">${findings.map(
-            (finding) => html`<${FindingLine} run=${run}
+            (finding) => html`<${FindingLine} key=${keyOf(finding)} run=${run}
           finding=${finding} />`,
           )}</ul>`
           : html`<${Empty}

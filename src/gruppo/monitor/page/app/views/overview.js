@@ -7,7 +7,7 @@ import { duration, exact, percent, short, signed } from '../format.js';
 import { html } from '../html.js';
 import { useMetrics, useResource, useSmoothing, useTitle } from '../hooks.js';
 import { Ago, Choice, Empty, Fact, Level, Problem, Section } from '../parts/basics.js';
-import { FindingLine } from '../parts/finding.js';
+import { FindingLine, keyOf } from '../parts/finding.js';
 import { go, href } from '../routes.js';
 import { hasValues, lastOf } from '../series.js';
 import { Untrusted, flat } from '../untrusted.js';
@@ -27,7 +27,7 @@ export function Overview({ run, summary, versions }) {
         summary.findings.length
           ? html`<ul
           class="finding-list">${summary.findings.map(
-            (finding) => html`<${FindingLine} run=${run}
+            (finding) => html`<${FindingLine} key=${keyOf(finding)} run=${run}
           finding=${finding} />`,
           )}</ul>`
           : html`<${Empty}

@@ -4,7 +4,7 @@
 import { join } from '../api.js';
 import { Figure } from '../charts/figure.js';
 import { LineChart } from '../charts/line.js';
-import { duration, moment, percent, setting, short } from '../format.js';
+import { duration, moment, percent, setting, short, plural } from '../format.js';
 import { html } from '../html.js';
 import { useMetrics, useResource, useTitle, useWidth } from '../hooks.js';
 import { Empty, Section, waiting } from '../parts/basics.js';
@@ -77,7 +77,7 @@ function Phases({ curves, phases, onOpen }) {
           width > 0 &&
           html`
           <svg width=${width} height=${HEIGHT} role="img"
-            aria-label=${`Phases of ${shown.length} steps; ${phases.map((name) => `${flat(name.slice(5))} ${percent(total(curves, name) / all)}`).join(', ')}`}>
+            aria-label=${`Phases of ${plural(shown.length, 'step')}; ${phases.map((name) => `${flat(name.slice(5))} ${percent(total(curves, name) / all)}`).join(', ')}`}>
             ${[0, 0.5, 1].map(
               (share) => html`<line x1=${EDGE.left} x2=${width - EDGE.right} y1=${y(top * share)} y2=${y(top * share)}
               class="grid" /><text x=${EDGE.left - 6} y=${y(top * share) + 4} text-anchor="end"
