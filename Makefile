@@ -21,7 +21,7 @@ demo: $(VENV)/.installed-demo
 ## make test    set up, then lint, types and all tests
 test: lint types tests
 
-## make bench   set up, then time whole steps against TRL (an hour on 2 cores; BENCH_ARGS="--quick" tries it out)
+## make bench   set up, then time whole steps against TRL (two hours on 2 cores; BENCH_ARGS="--quick" tries it)
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/vs_trl.py $(BENCH_ARGS)
 

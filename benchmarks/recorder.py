@@ -279,8 +279,8 @@ def markdown(report: dict[str, Any]) -> str:
         lines += [
             "",
             f"{workload}: {found['bytes_per_step'] / 1024:.0f} KiB of parts for each step. {found['rounds']} rounds, "
-            f"threads: {found['threads']}, cores: {found['cores']} ({found['machine']}), torch {found['torch']}, commit "
-            f"{found['commit']} and what was not committed then.",
+            f"threads: {found['threads']}, cores: {found['cores']} ({found['machine']}), torch {found['torch']}, "
+            f"commit {found['commit']} and what was not committed then.",
         ]
     return "\n".join(lines) + "\n"
 

@@ -290,7 +290,7 @@ class GRPOConfig:
     policy_forward: Literal["packed", "padded"] = "packed"
     """How log-probs are computed: each prompt once for its group and no padding, or one padded row per completion."""
     max_tokens_per_forward: Count | None = None
-    """Most tokens in one forward, for memory; None takes those of `per_device_train_batch_size` padded rows."""
+    """Most tokens in one forward; None: those of a padded micro-batch, or as many as help (CPU: 1,024) if fewer."""
     learning_rate: NonNegative = 1e-6
     """Peak learning rate; usual are 1e-7 to 5e-6 for all weights and up to 2e-5 for LoRA."""
     lr_scheduler_type: SchedulerName = "linear"

@@ -119,7 +119,9 @@ class DecodeBatch:
         token_T = torch.arange(self.longest_prompt, device=self.ids_N.device)
         is_hidden = (token_T >= self.prompt_lengths_P[:, None])[:, None, :]
         if window is not None:
-            cell_positions = self.positions_N if self.cell_rows is None else self.positions_N[self.cell_rows]
+            cell_positions = (
+                self.positions_N if self.cell_rows is None else self.positions_N.index_select(0, self.cell_rows)
+            )
             age = cell_positions.view(-1, self.width, 1) - token_T
             is_hidden = (is_hidden | (age >= window)).repeat_interleave(repeats, dim=1)
         return _as_bias(is_hidden[:, None], dtype)

@@ -18,6 +18,8 @@ export const LEVELS = {
 export const STATES = {
   running: ['▶', 'running'],
   silent: ['◌', 'silent: it has not written for a while'],
+  stalled: ['◔', 'stalled: it lives but does not move on'],
+  dead: ['✕', 'dead: its process has gone'],
   finished: ['✓', 'finished'],
   failed: ['✕', 'failed'],
   empty: ['○', 'no steps yet'],
