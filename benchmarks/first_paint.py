@@ -46,7 +46,7 @@ from make_golden_run import STORIES, RunWriter  # noqa: E402
 from page_screenshots import CHROMIUM, FLAGS  # noqa: E402
 
 from gruppo.monitor.files import write_parquet  # noqa: E402
-from gruppo.monitor.server.folders import find_runs, part_files  # noqa: E402
+from gruppo.monitor.server.folders import find_runs  # noqa: E402
 from gruppo.monitor.step_folders import step_folder  # noqa: E402
 
 EVAL_EVERY = 1000
@@ -59,7 +59,7 @@ window.moments = {};
   const now = performance.now() / 1000, found = window.moments;
   const said = document.querySelector('.chart-reward .legend-at')?.textContent ?? '';
   if (!found.charts && document.querySelector('.chart-reward canvas')) found.charts = now;
-  if (!found.whole && said.endsWith('LAST')) found.whole = now;
+  if (found.charts && said.endsWith('LAST')) found.whole = now;
   if (!found.whole) requestAnimationFrame(look);
 })();
 """
@@ -117,7 +117,7 @@ def make_run(folder: Path, num_steps: int, num_chars: int) -> Path:
     write_lines(folder / "metrics.jsonl", line, num_steps)
     for step in range(1, num_steps):
         step_folder(folder / "rollouts", step).mkdir()
-    lengthen(part_files(folder, "rollouts", num_steps)[0], num_chars)
+    lengthen(step_folder(folder / "rollouts", num_steps) / "part-r0-a1.parquet", num_chars)
     return folder
 
 

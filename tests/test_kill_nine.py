@@ -89,7 +89,7 @@ class Reader:
     def _run(self) -> None:
         with client_of(self.folder.parent) as client:
             while not self._is_over.wait(0.01):
-                if not (self.folder / "rollouts").exists():
+                if not ((self.folder / "rollouts").exists() and (self.folder / "metrics.jsonl").exists()):
                     continue
                 try:
                     self._read_files()
@@ -130,8 +130,9 @@ class Reader:
         found = client.get("/api/runs").json()["runs"]
         (run,) = [entry["id"] for entry in found if entry["name"] == self.folder.name]
         summary = client.get(f"/api/runs/{run}")
-        (step,) = [summary.json()["rollouts"]["last"] or 1]
-        paths = ["metrics?keys=*", "evals", "events", "health", "rewards", "rollouts?filter=all", "prompts/1/history"]
+        step = summary.json()["rollouts"]["last"] or 1
+        paths = ["metrics?keys=*", "evals", "events", "health", "rewards", "prompts/1/history"]
+        paths.append("rollouts?filter=completion:has:two")
         answers = [summary, *(client.get(f"/api/runs/{run}/{path}") for path in paths)]
         # A round may have been superseded since: then it is not there, which is an answer.
         moving = [f"steps/{step}/groups", f"steps/{step}/groups/1", f"tokens/{step}.1.0.train"]
@@ -197,9 +198,9 @@ def assert_acknowledged(folder: Path, seen: dict[Key, Line]) -> None:
     """Every line that was seen is there, and everything up to the checkpoint is complete: nobody will make it again."""
     written = {key_of(line): line for line in read_lines(folder / "metrics.jsonl")}
     assert {key: written.get(key) for key in seen} == seen
-    latest = max((attempt for attempt, _, _ in seen), default=0)
     lines = {key_of(line) for line in read_metrics(folder, split=None)}
-    assert {key for key in seen if key[0] == latest} <= lines
+    for attempt, _, step in set(seen) - lines:
+        assert any(later > attempt and again <= step for later, split, again in lines if split == "train")
     steps = {step: attempt for attempt, split, step in lines if split == "train"}
     saved = checkpoint_step(folder)
     assert set(range(1, saved + 1)) <= set(steps)
@@ -242,7 +243,7 @@ def assert_whole(folder: Path, reader: Reader) -> None:
     table = read_rollouts(folder)
     current = set(map(key_of, table.to_pylist()))
     assert sorted(step for _, split, step in current if split == "train") == list(range(1, NUM_STEPS + 1, ROUND_STEPS))
-    assert sorted(step for _, split, step in current if split == "eval") == list(range(4, NUM_STEPS + 1, 4))
+    assert sorted(step for _, split, step in current if split == "eval") == [*range(4, NUM_STEPS, 4), NUM_STEPS]
 
     run = read_run(folder)
     assert run is not None

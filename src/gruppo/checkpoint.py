@@ -35,6 +35,7 @@ from torch import Tensor
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from gruppo.errors import CheckpointError, boundary
+from gruppo.policy.optim_state import flat_entries, nested_entries
 from gruppo.types import TrainBatch
 
 if TYPE_CHECKING:
@@ -228,7 +229,7 @@ def split_state(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, 
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, dict[str, Any]] = {}
     for parameter, entries in state["state"].items():
-        for name, value in entries.items():
+        for name, value in flat_entries(entries).items():
             if isinstance(value, Tensor):
                 tensors[f"{parameter}/{name}"] = value.detach().clone().contiguous()
             else:
@@ -242,7 +243,8 @@ def join_state(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> dic
     for key, tensor in tensors.items():
         parameter, name = key.split("/", 1)
         state.setdefault(int(parameter), {})[name] = tensor
-    return {"state": state, "param_groups": numbers["param_groups"]}
+    nested = {parameter: nested_entries(entries) for parameter, entries in state.items()}
+    return {"state": nested, "param_groups": numbers["param_groups"]}
 
 
 def random_state() -> dict[str, Tensor]:

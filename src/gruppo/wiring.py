@@ -363,6 +363,7 @@ def _engine(given: Arguments, config: GRPOConfig, trainer: Any, policy: Policy, 
         autocast=accelerator.autocast,
         rollout_dtype=None if config.rollout_dtype is None else getattr(torch, config.rollout_dtype),
         cache_implementation=config.cache_implementation,
+        cuda_graphs=config.rollout_cuda_graphs,
     )
 
 

@@ -116,6 +116,17 @@ def test_in_narrow_types(dtype: torch.dtype, tolerance: float) -> None:
         torch.testing.assert_close(mine.double(), theirs, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("window", [None, 3])
+def test_autocast_around_it_rounds_nothing(window: int | None) -> None:
+    row = ROWS["ragged"]()
+    scores = Scores(scale=0.5, window=window)
+    plain = with_gradients(shared_attention, tensors(row, torch.float32), row, scores)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        under_autocast = with_gradients(shared_attention, tensors(row, torch.float32), row, scores)
+    for mine, theirs in zip(under_autocast, plain, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("is_causal", [True, False])
 @pytest.mark.parametrize("num_batch", [1, 3])
 def test_flash_is_plain(is_causal: bool, num_batch: int) -> None:

@@ -10,7 +10,7 @@ import torch
 from transformers.generation import logits_process
 
 from gruppo.errors import RolloutError
-from gruppo.rollout.choose import choose
+from gruppo.rollout.choose import choose, choose_direct
 from gruppo.rollout.sampler import draw, draw_blockwise, row_uniforms
 from gruppo.rollout.settings import RolloutSettings, foreign_kwargs, settings_of
 from gruppo.types import SamplingParams
@@ -200,3 +200,33 @@ def test_settings_take_what_generation_kwargs_say() -> None:
     assert changed.is_greedy
     assert changed.stop_strings == ("x",)
     assert foreign_kwargs(replace(sampling, generation_kwargs={"top_p": 1.0, "typical_p": 0.5})) == ["typical_p"]
+
+
+@pytest.mark.parametrize("num_tokens", [100, 5000])
+@pytest.mark.parametrize("change", [{}, {"temperature": 1.0, "score_temperature": 1.0}, {"is_greedy": True}])
+def test_the_direct_choice_is_the_choice(change: dict[str, Any], num_tokens: int) -> None:
+    settings = replace(SETTINGS, **change)
+    logits_NV = 5 * torch.randn(300, num_tokens, generator=torch.Generator().manual_seed(0))
+    expected = choose(logits_NV.clone(), uniforms(300), settings)
+    ours = choose_direct(logits_NV, uniforms(300), settings)
+    assert torch.equal(ours.tokens_N, expected.tokens_N)
+    torch.testing.assert_close(ours.logprobs_N, expected.logprobs_N, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(ours.sampled_logprobs_N, expected.sampled_logprobs_N, rtol=1e-6, atol=1e-6)
+
+
+def test_the_direct_choice_of_a_token_whose_probability_float32_loses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in `choose`: its log-prob is taken from the logits."""
+    monkeypatch.setattr("gruppo.rollout.choose.locate", lambda probs_NV, _: (torch.tensor([1]), probs_NV.sum(dim=1)))
+    settings = replace(SETTINGS, temperature=1.0, score_temperature=1.0)
+    ours = choose_direct(torch.tensor([[150.0, 0.0]]), uniforms(1), settings)
+    assert ours.logprobs_N.tolist() == [-150.0]
+
+
+@pytest.mark.parametrize("num_tokens", [100, 5000])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_the_direct_choice_from_bad_logits_is_in_the_vocabulary_and_shows(bad: float, num_tokens: int) -> None:
+    logits_NV = torch.zeros(2, num_tokens)
+    logits_NV[1, 7] = bad
+    ours = choose_direct(logits_NV, uniforms(2), SETTINGS)
+    assert torch.isfinite(ours.logprobs_N).tolist() == [True, False]
+    assert ((ours.tokens_N >= 0) & (ours.tokens_N < num_tokens)).all()

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine_models import FUSED, model_of
@@ -26,7 +25,9 @@ from gruppo.rollout.static_decode import StaticDecode, StaticSteps
 from gruppo.types import Completion, Group, Prompt, RolloutRequest, SamplingParams
 from tiny_models import EOS, PAD, VOCAB
 
-SAMPLING = SamplingParams(max_tokens=9, temperature=0.9, eos_token_ids=(EOS, 17), pad_token_id=PAD, seed=3, step=1)
+SAMPLING = SamplingParams(
+    max_tokens=9, temperature=0.9, eos_token_ids=(EOS, 17, 4, 9), pad_token_id=PAD, seed=3, step=1
+)
 PROMPTS = [Prompt(i, "", ids) for i, ids in enumerate([[5, 6, 7, 8, 9, 3, 2], [3], [4, 4, 2]])]
 
 
@@ -54,13 +55,14 @@ def taped(engine: EmbeddedEngine) -> Tapes:
 def test_replayed_steps_give_the_tokens_of_live_ones(family: str) -> None:
     model = model_of(family, dtype=torch.float64)
     plain, replayed = EmbeddedEngine(model), EmbeddedEngine(model)
-    tapes = taped(replayed)
+    tapes, lengths = taped(replayed), set[int]()
     for sampling in (SAMPLING, replace(SAMPLING, step=2, temperature=1.0), replace(SAMPLING, is_greedy=True)):
         expected = plain.generate(requests(5, 2, 4), sampling)
         groups = replayed.generate(requests(5, 2, 4), sampling)
         assert facts(groups) == facts(expected)
         torch.testing.assert_close(logprobs(groups), logprobs(expected), rtol=1e-5, atol=1e-6)
-        assert len({len(c.token_ids) for g in groups for c in g.completions}) > 2, "the test needs ragged lengths"
+        lengths |= {len(c.token_ids) for g in groups for c in g.completions}
+    assert len(lengths) > 2, "the test needs ragged lengths"
     assert 0 < tapes.num_recorded < tapes.num_played
 
 
@@ -91,8 +93,8 @@ def test_growing_tails_are_recorded_anew_and_buckets_are_few(monkeypatch: pytest
     tapes = taped(replayed)
     expected = EmbeddedEngine(model).generate(requests(5, 1, 2), sampling)
     assert facts(replayed.generate(requests(5, 1, 2), sampling)) == facts(expected)
-    # Tails of 4, 8, 16, 32 and 33 tokens, and the same rows all the time.
-    assert (tapes.num_recorded, tapes.num_played) == (5, 32)
+    # Tails of 4, 8, 16 and 32 tokens (the last token is not stored), and the same rows all the time.
+    assert (tapes.num_recorded, tapes.num_played) == (4, 32)
 
 
 def test_a_step_that_cannot_be_recorded_is_run_and_not_asked_for_again() -> None:
@@ -185,17 +187,16 @@ class _StaysOnDevice(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for tensor in [x for x in (*args, result) if isinstance(x, torch.Tensor)]:
-            assert tensor.device.type == "cuda", f"{func} with a tensor on {tensor.device}"
+            assert tensor.device.type == "meta", f"{func} with a tensor on {tensor.device}"
         return result
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", sorted(FUSED))
 def test_a_step_stays_on_the_device(family: str, dtype: torch.dtype) -> None:
-    """With tensors that claim to be on a CUDA device and hold no data, so whoever asked for a value would fail."""
-    real = model_of(family, dtype=dtype)
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake, torch.no_grad():
-        model = real.to("cuda")
+    """On the meta device: code takes the same ways as on a CUDA device, and whoever asked for a value would fail."""
+    with torch.no_grad():
+        model = model_of(family, dtype=dtype).to("meta")
         forward = FusedForward(model, dtype=dtype, num_positions=16)
         cache = KVCache(num_prompts=2, prefix_tokens=7, num_rows=4, max_tail_tokens=9)
         batch = StaticBatch.__new__(StaticBatch)
@@ -205,14 +206,13 @@ def test_a_step_stays_on_the_device(family: str, dtype: torch.dtype) -> None:
             "_cell_rows": (6,),
             "_row_cells": (4,),
         }.items():
-            setattr(batch, name, torch.zeros(shape, dtype=torch.int64, device="cuda"))
-        batch.uniforms_N = torch.zeros(4, dtype=torch.float64, device="cuda")
+            setattr(batch, name, torch.zeros(shape, dtype=torch.int64, device="meta"))
+        batch.uniforms_N = torch.zeros(4, dtype=torch.float64, device="meta")
         batch.bucket = Bucket(4, 2, 3, cache.tail_tokens)
         decode = StaticDecode(forward, settings_of(SAMPLING))
         decode(batch, cache)
         with _StaysOnDevice():
             output = decode(batch, cache)
-    assert fake is not None
     assert output.logits_NV.shape == (4, VOCAB)
     assert output.choice is not None
     assert output.choice.tokens_N.dtype == torch.int64

@@ -82,7 +82,8 @@ def _print(console: Console, found: Audit) -> None:
         console.print(Text(rest), soft_wrap=True)
     counts: Counter[str] = Counter(state.level for state in found.checks.values())
     said = ", ".join(f"{counts[level]} {word}" for level, word in _WORDS.items() if counts[level])
-    console.print(f"{found.num_steps} steps, {len(found.checks)} checks: {said}", soft_wrap=True)
+    steps = "1 step" if found.num_steps == 1 else f"{found.num_steps} steps"
+    console.print(f"{steps}, {len(found.checks)} checks: {said}", soft_wrap=True)
     for name, state in sorted(found.checks.items()):
         if state.reason:
             console.print(Text(f"  {name} {DETECTORS[name].name}: {state.reason}", style="dim"), soft_wrap=True)

@@ -31,7 +31,8 @@ def cuda_kernel(device: torch.device, dtype: torch.dtype, heads: tuple[int, int,
         return PLAIN
     gap = float("inf")
     try:
-        with boundary(ModelError, "flash attention"):
+        # Mixed precision would round the plain kernel's products.
+        with boundary(ModelError, "flash attention"), torch.autocast(device.type, enabled=False):
             gap = _gap(device, dtype, heads)
     except ModelError as error:
         logger.warning("%s; attention of packed rows takes the slower plain kernel.", error)

@@ -43,9 +43,38 @@ def build_optimizer(model: nn.Module, config: Any) -> torch.optim.Optimizer:
         kind, kwargs = Trainer.get_optimizer_cls_and_kwargs(args, model)
         if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
             raise ConfigError(f"optim={str(config.optim)!r} is not a torch optimizer: pass it by optimizers=(...).")
+        # transformers hands this entry of optim_args on as the text that it was.
+        if isinstance(kwargs.get("block_size"), str):
+            kwargs["block_size"] = int(kwargs["block_size"])
         # GaLore and its kin choose their own groups; layer-wise ones hand over optimizers of single parameters.
         own = [kwargs.pop(name) for name in ("params", "model", "optimizer_dict") if name in kwargs]
-        return kind(own[-1] if own else parameter_groups(model, config.weight_decay), **kwargs)
+        optimizer = kind(own[-1] if own else parameter_groups(model, config.weight_decay), **kwargs)
+    _keep_rates_as_numbers(optimizer)
+    return optimizer
+
+
+def _keep_rates_as_numbers(optimizer: torch.optim.Optimizer) -> None:
+    """For optimizers (torchao's) that want learning rates as tensors: they get them for the time of a step.
+
+    Else a rate that was written down earlier would change with the schedule, and no checkpoint could hold it as JSON.
+    """
+    if not any(isinstance(group["lr"], torch.Tensor) for group in optimizer.param_groups):
+        return
+    rates: list[float] = []
+
+    def hand_over(*_: Any) -> None:
+        rates[:] = [float(group["lr"]) for group in optimizer.param_groups]
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = torch.tensor(rate)
+
+    def take_back(*_: Any) -> None:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+    for group in optimizer.param_groups:
+        group["lr"] = float(group["lr"])
+    optimizer.register_step_pre_hook(hand_over)
+    optimizer.register_step_post_hook(take_back)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -61,7 +61,8 @@ class _SharedAttention(torch.autograd.Function):
         lse = q.new_empty(q.shape[:-1], dtype=wide)
         for part in _parts(row, scores):
             qkv = part.take_qkv(q, k, v)
-            part_out, part_lse = _kernel(qkv, part.scores).forward(qkv, part.scores)
+            with _own_types(q):
+                part_out, part_lse = _kernel(qkv, part.scores).forward(qkv, part.scores)
             if part.bucket is not None:
                 part.bucket.put(out, part_out)
                 part.bucket.put(lse, part_lse)
@@ -82,9 +83,10 @@ class _SharedAttention(torch.autograd.Function):
             qkv = part.take_qkv(q, k, v)
             grad = part.take_queries(grad_out)
             grad = grad if part.bucket is None else part.bucket.without_padding(grad)
-            part_q, part_k, part_v = _kernel(qkv, part.scores).backward(
-                grad, qkv, part.take_queries(out), part.take_queries(lse), part.scores
-            )
+            with _own_types(q):
+                part_q, part_k, part_v = _kernel(qkv, part.scores).backward(
+                    grad, qkv, part.take_queries(out), part.take_queries(lse), part.scores
+                )
             if part.bucket is not None:
                 part.bucket.put(grad_q, part_q)
                 part.bucket.put(grad_k, part_k)
@@ -94,6 +96,11 @@ class _SharedAttention(torch.autograd.Function):
                 grad_k[part.keys] += part_k[0]
                 grad_v[part.keys] += part_v[0]
         return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype), None, None
+
+
+def _own_types(like: Tensor) -> torch.autocast:
+    """Autocast would round the plain kernel's scores, and in the forward pass only."""
+    return torch.autocast(like.device.type, enabled=False)
 
 
 def _kernel(qkv: QKV, scores: Scores) -> Kernel:

@@ -32,14 +32,15 @@ class CudaGraphs:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._has_failed = False
+        self.has_failed = False
+        """Whether a recording failed; there is no further one then."""
 
     def recorder(self) -> Record:
         """For one rollout: a memory pool cannot be used again once its graphs are gone."""
         context: list[tuple[Any, torch.cuda.Stream]] = []
 
         def record(step: Callable[[], StepOutput]) -> Callable[[], StepOutput] | None:
-            if self._has_failed:
+            if self.has_failed:
                 return None
             try:
                 with boundary(RolloutError, "recording a CUDA graph"), torch.cuda.device(self._device):
@@ -47,7 +48,7 @@ class CudaGraphs:
                         context.append((torch.cuda.graph_pool_handle(), torch.cuda.Stream(self._device)))
                     return _record(step, *context[0])
             except RolloutError as error:
-                self._has_failed = True
+                self.has_failed = True
                 logger.warning("%s; decoding steps run one by one, which is slower.", error)
                 return None
 

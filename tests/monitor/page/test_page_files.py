@@ -40,6 +40,13 @@ def test_the_shell_carries_no_script_style_or_foreign_address():
         assert (PAGE / target).is_file(), f"{target} is not there"
 
 
+def test_the_shell_asks_for_every_module_at_once():
+    text = (PAGE / "index.html").read_text(encoding="utf-8")
+    asked = re.findall(r"rel=\"modulepreload\" href=\"page/([^\"]+)\"", text)
+    modules = sorted(path.relative_to(PAGE).as_posix() for path in PAGE.rglob("*.js"))
+    assert asked == [name for name in modules if name != "app/main.js"]
+
+
 def test_stylesheets_ask_for_nothing():
     for path in (PAGE / "css").iterdir():
         assert re.findall(r"url\(|@import|@font-face", path.read_text(encoding="utf-8")) == [], path.name

@@ -125,7 +125,9 @@ class MetricTable:
             self._last_steps = {
                 a: last if a == attempt else min(last, step - 1) for a, last in self._last_steps.items()
             }
-        table = self.splits.setdefault(split, SplitTable())
+        if split not in self.splits:
+            self.splits[split] = SplitTable()
+        table = self.splits[split]
         self.epoch += not table.append(line, offset)
         self._last_steps[attempt] = max(step, self._last_steps.get(attempt, -1))
 
