@@ -1,67 +1,94 @@
-"""False alarms and misses of the health checks on runs whose fate is known, as a Markdown table.
+"""Trains the calibration runs, audits them, and reports false alarms and misses of the health checks.
 
-    python scripts/calibrate_health.py --healthy runs/ok1 runs/ok2 --broken D05=runs/cut D13=runs/paid
+    python scripts/calibrate_health.py --runs DIR             # trains what is missing in DIR, then reports
+    python scripts/calibrate_health.py --runs DIR --reuse     # reports on what is there
+    python scripts/calibrate_health.py --runs DIR --train ok-dapo    # one training, in this process
 
-A false alarm: a WARN or ALERT on a healthy run. A miss: a broken run on which its check says neither. "at" is the
-first WARN or ALERT as a share of the broken run. It judges runs that exist; it makes none.
+The runs are in calibration_runs.py. Each is trained in a process of its own. The report is docs/health/calibration.md
+and calibration.json; what it counts is in calibration_report.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
 from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
 
 import tyro
+from calibration_policy import make_policy
+from calibration_report import Judged, as_json, markdown
+from calibration_runs import RUNS, make
 
-from gruppo.monitor.health.audit import Audit, audit
-from gruppo.monitor.health.table import DETECTORS
+from gruppo.monitor.health.audit import audit
+
+ROOT = Path(__file__).parents[1]
+POLICY, DONE = "policy", "done"
 
 
 @dataclass(frozen=True)
-class Broken:
-    """A run that was broken for one check."""
+class Options:
+    """What to train and where to report."""
 
-    detector: str
-    found: Audit
-
-    @property
-    def first_step(self) -> int | None:
-        steps = [f.step for f in self.found.findings if f.detector == self.detector and f.severity != "INFO"]
-        return min(steps, default=None)
-
-
-def table(healthy: Sequence[Audit], broken: Sequence[Broken]) -> str:
-    """One line per check."""
-    lines = [
-        "| check | healthy runs with WARN | with ALERT | broken runs | missed | first alarm at |",
-        "|" + "---|" * 6,
-    ]
-    for name, detector in DETECTORS.items():
-        said = [{f.severity for f in found.findings if f.detector == name} for found in healthy]
-        mine = [run for run in broken if run.detector == name]
-        firsts = [(run.first_step, run.found.num_steps) for run in mine]
-        shares = ", ".join(f"{step / total:.0%}" for step, total in firsts if step is not None)
-        cells = (
-            f"{name} {detector.name}",
-            f"{sum('WARN' in severities for severities in said)}/{len(healthy)}",
-            f"{sum('ALERT' in severities for severities in said)}/{len(healthy)}",
-            str(len(mine)),
-            str(sum(step is None for step, _ in firsts)),
-            shares or "-",
-        )
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    runs: Path
+    """Folder of the runs and of the second policy."""
+    only: tuple[str, ...] = ()
+    """Names of runs, or their beginnings; without, all."""
+    reuse: bool = False
+    """Train nothing: report on the runs that are there."""
+    train: str | None = None
+    """Train this run here and report nothing."""
+    launcher: str = ""
+    """A command that starts each training, for instance `nice`."""
+    out: Path | None = ROOT / "docs" / "health"
+    """Folder of the report; None prints it."""
 
 
-def main(
-    healthy: Annotated[tuple[str, ...], tyro.conf.arg(metavar="RUN", help="Folders of healthy runs.")] = (),
-    broken: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ID=RUN", help="Broken runs, as D05=runs/cut.")] = (),
-) -> None:
-    """Print the table."""
-    pairs = [entry.partition("=") for entry in broken]
-    print(table([audit(run) for run in healthy], [Broken(name, audit(run)) for name, _, run in pairs]))
+def main(options: Options) -> None:
+    """Train, audit, report."""
+    if options.train is not None:
+        import torch
+
+        torch.set_num_threads(1)
+        make(RUNS[options.train], options.runs / options.train, options.runs / POLICY)
+        return
+    wanted = [name for name in RUNS if not options.only or name.startswith(options.only)]
+    if not options.reuse:
+        if not (options.runs / POLICY).exists():
+            make_policy(options.runs / POLICY)
+        for name in wanted:
+            if not _is_done(name, options):
+                _train(name, options)
+    judged = [Judged(RUNS[name], audit(options.runs / name)) for name in wanted if _is_done(name, options)]
+    if options.out is None:
+        print(markdown(judged, ROOT))
+        return
+    (options.out / "calibration.md").write_text(markdown(judged, ROOT), encoding="utf-8")
+    text = json.dumps(as_json(judged, ROOT), indent=1, ensure_ascii=False)
+    (options.out / "calibration.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _is_done(name: str, options: Options) -> bool:
+    return (options.runs / name / DONE).exists()
+
+
+def _train(name: str, options: Options) -> None:
+    folder = options.runs / name
+    shutil.rmtree(folder, ignore_errors=True)
+    start = time.perf_counter()
+    command = [*options.launcher.split(), sys.executable, __file__, "--runs", str(options.runs), "--train", name]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
+    if found.returncode:
+        print(found.stdout[-1500:], found.stderr[-3000:], flush=True)
+        return
+    (folder / DONE).touch()
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    main(tyro.cli(Options))

@@ -19,7 +19,7 @@ def stall(window: Window, limits: Limits) -> Reading | Missing:
         message = f"completions were sampled {stale:.0f} optimizer steps before they are used"
         return Reading("warn", stale, limits["stale"], message, "Synchronise weights more often.")
     if len(times) <= limits["min_steps"]:
-        return Missing(f"needs {limits['min_steps']:.0f} steps, has {len(times)}", is_temporary=True)
+        return Missing(f"needs {limits['min_steps'] + 1:.0f} steps, has {len(times)}", is_temporary=True)
     usual, now = float(np.median(times.values[:-1])), float(times.values[-1])
     value = now / max(usual, 1e-9)
     rates = window.series("perf/tokens_per_second", int(limits["steps"])).values

@@ -70,7 +70,7 @@ def gradient_spike(window: Window, limits: Limits) -> Reading | Missing:
     if "grad_norm" not in window.now.metrics:
         return Missing("needs the metric grad_norm")
     if len(norms) <= limits["min_steps"]:
-        return Missing(f"needs {limits['min_steps']:.0f} steps, has {len(norms)}", is_temporary=True)
+        return Missing(f"needs {limits['min_steps'] + 1:.0f} steps, has {len(norms)}", is_temporary=True)
     z, typical = ema_z(norms.values, limits["decay"]), float(np.median(norms.values[:-1]))
     latest = float(norms.values[-1])
     is_huge = z > limits["z"] and latest > limits["times"] * typical > 0
