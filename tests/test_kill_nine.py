@@ -23,6 +23,7 @@ from gruppo.checkpoint import newest_checkpoint
 from gruppo.monitor.attempts import read_run
 from gruppo.monitor.health.audit import audit
 from gruppo.monitor.readers import Line, read_events, read_lines, read_metrics, read_rollouts, read_tokens
+from gruppo.monitor.schema import TOKEN_LISTS
 from kill_nine_script import MOMENTS, NUM_STEPS, SAVE_STEPS
 from monitor.server_runs import client_of
 
@@ -110,7 +111,8 @@ class Reader:
             self.complaints.append(f"run.json: {run}")
         self._check_rollouts(read_rollouts(self.folder))
         for row in read_tokens(self.folder).to_pylist():
-            if not len(row["completion_ids"]) == len(row["entropy"]) == len(row["mask"]) > 0:
+            lengths = {len(row[name]) for name in TOKEN_LISTS if row[name] is not None}
+            if len(lengths) != 1 or row["completion_ids"] is None:
                 self.complaints.append(f"half a row of tokens: {row}")
         audit(self.folder)
 
