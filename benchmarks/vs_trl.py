@@ -36,6 +36,8 @@ CELLS = {
     "small-64-lognormal": replace(LOGNORMAL, num_prompt_tokens=64),
     "small-64-64-g16": replace(SMALL, num_prompt_tokens=64, group_size=16),
     "small-384-64-g16": replace(SMALL, group_size=16),
+    "small-384-64-bf16": replace(SMALL, bf16=True),
+    "small-64-64-bf16": replace(SMALL, num_prompt_tokens=64, bf16=True),
     "qwen-0.5b-256-32": Cell("qwen2.5-0.5b", 256, 32, num_prompts=1),
 }
 DEFAULT_CELLS = [name for name in CELLS if name != "small-384-64-g16"]

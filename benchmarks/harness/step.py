@@ -52,6 +52,8 @@ class Cell:
     median: float | None = None
     """Of a log-normal distribution of completion lengths; None: all are equal."""
     sigma: float = 0.75
+    bf16: bool = False
+    """Autocast to bfloat16 over float32 weights: what TRL and transformers mean by `bf16=True`."""
 
     @property
     def num_rows(self) -> int:
@@ -166,7 +168,7 @@ def build(
         "report_to": "none",
         "disable_tqdm": True,
         "use_cpu": True,
-        "bf16": False,
+        "bf16": cell.bf16,
     }
     # As many prompts as a step takes: every step of every contender meets the same ones, and so the same lengths.
     texts = [models.prompt_text(ids) for ids in cell.prompts()]
