@@ -30,7 +30,7 @@ class Tape(TorchDispatchMode):
         self.calls.append((func, args, kwargs or {}, result))
         return result
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def play(self) -> dict[int, torch.Tensor]:
         """The tensors of this run, by the id of those of the recording."""
         now: dict[int, torch.Tensor] = {}

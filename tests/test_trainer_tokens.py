@@ -16,6 +16,7 @@ from fakes import StopAt, count_twos, flat, policy, trainer
 from gruppo.monitor import files
 from gruppo.monitor.readers import read_events, read_rollouts, read_tokens
 from gruppo.monitor.schema import HEARTBEAT_FIELDS, TOKEN_COLUMNS
+from gruppo.monitor.token_tap import TokenTap
 from tiny_tokenizer import ID
 
 TEMPERATURE = 0.7
@@ -95,6 +96,37 @@ def test_every_value_is_that_of_a_plain_forward(tmp_path):
         close(rollouts[key]["is_max"], 1.0)
     assert flags == {0, 1}
     assert max(abs(math.log(r)) for row in rows.values() for r in row["ratio"]) > 0.1
+
+
+def test_rows_that_went_through_before_memory_ran_out_are_counted_once(tmp_path, monkeypatch):
+    """The same records as without, too: what the broken-off pass had left is replaced."""
+    fields = {"max_tokens_per_forward": 24, "num_iterations": 2, "loss_type": "grpo", "adam_epsilon": 1e-4}
+    plain, _, _ = run(tmp_path / "plain", fields)
+    broken = trainer(
+        tmp_path / "broken",
+        {"temperature": TEMPERATURE, "learning_rate": 3e-2, "max_completion_length": 8, "max_steps": 2, **fields},
+    )
+    backward, calls = broken.accelerator.backward, []
+
+    def breaking(loss):
+        calls.append(loss)
+        if len(calls) == 2:  # the first forward's rows are through
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1.")
+        backward(loss)
+
+    broken.accelerator.backward = breaking
+    forget, forgotten = TokenTap.forget, []
+    monkeypatch.setattr(TokenTap, "forget", lambda tap, rows: forgotten.extend(rows) or forget(tap, rows))
+    broken.train()
+    assert forgotten, "the test has tested nothing"
+    torch.testing.assert_close(flat(broken.model), flat(plain.model), rtol=0, atol=1e-5)
+    mine, theirs = tokens_of(tmp_path / "broken", 1), tokens_of(tmp_path / "plain", 1)
+    assert {row["num_passes"] for row in mine.values()} == {2}
+    assert mine.keys() == theirs.keys()
+    for key, row in mine.items():
+        assert row["completion_ids"] == theirs[key]["completion_ids"]
+        close(row["ratio"], theirs[key]["ratio"])
+        close(row["entropy"], theirs[key]["entropy"])
 
 
 def test_the_gap_to_a_sampler_that_is_off(tmp_path):

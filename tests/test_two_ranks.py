@@ -89,6 +89,25 @@ def test_evaluation_is_that_of_one_process(ranks, kind, tmp_path):
     assert alone["eval_num_groups"] == 3.0
 
 
+def test_what_fails_on_one_rank_ends_the_step_on_both(ranks):
+    """Neither waits for the other, and both say which it was and why."""
+    assert ranks[0]["raised"] == ranks[1]["raised"]
+    raised = ranks[0]["raised"]
+    assert raised["reward"].startswith("RewardError at 1: Scoring completions failed on 1 of 2 ranks. rank 1: ")
+    assert "one_word_on_rank_1" in raised["reward"]
+    assert "no such answer" in raised["reward"]
+    assert raised["both"].startswith("RewardError at 0: Scoring completions failed on 2 of 2 ranks. rank 0: ")
+    assert " | rank 1: " in raised["both"]
+    assert raised["rollout"].startswith("RolloutError at 1: Sampling completions failed on 1 of 2 ranks. rank 0: ")
+    assert "the server is gone" in raised["rollout"]
+
+
+def test_what_a_reward_logs_need_not_be_able_to_travel(ranks):
+    for rank in ranks:
+        assert all(text.startswith("<function") for text in rank["extras"])
+        assert rank["extras"]
+
+
 def test_two_ranks_resume_to_the_bit(ranks):
     for rank in ranks:
         whole, parts = rank["resume"]["whole"], rank["resume"]["parts"]

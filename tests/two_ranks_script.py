@@ -11,6 +11,8 @@ from typing import Any
 import torch
 
 from fakes import DATA, StopAt, flat, policy, timeless, trainer
+from gruppo.errors import GruppoError
+from gruppo.monitor.readers import read_rollouts
 
 # Rows of all processes in a slice: divided by the number of processes below.
 ROWS = {"spanning": 12, "spanning quantile": 12, "spanning off-policy": 12}
@@ -91,6 +93,50 @@ def resume(folder: Path, world_size: int) -> dict[str, Any]:
     return {"whole": run(name, folder / "whole", world_size), "parts": run(name, folder / "parts", world_size)}
 
 
+def fail(folder: Path, rank: int) -> dict[str, str]:
+    """What every rank raises where one of them fails in the second step."""
+
+    def one_word_on_rank_1(completions: list[str], trainer_state: Any, **kwargs: Any) -> list[float]:
+        if rank == 1 and trainer_state.global_step == 1:
+            raise KeyError("no such answer")
+        return [1.0] * len(completions)
+
+    def wrong_length_on_both(completions: list[str], **kwargs: Any) -> list[float]:
+        return [1.0] * (7 + rank)
+
+    def no_answer_on_rank_0(prompts: list[Any], trainer: Any) -> dict[str, Any]:
+        if rank == 0 and trainer.state.global_step == 1:
+            raise ConnectionError("the server is gone")
+        ids = [[3, 4]] * len(prompts)
+        return {"prompt_ids": ids, "completion_ids": ids, "logprobs": [[-1.0, -1.0]] * len(prompts)}
+
+    cases: dict[str, dict[str, Any]] = {
+        "reward": {"reward_funcs": one_word_on_rank_1},
+        "both": {"reward_funcs": wrong_length_on_both},
+        "rollout": {"reward_funcs": uneven_rewards, "rollout_func": no_answer_on_rank_0},
+    }
+    raised = {}
+    for name, arguments in cases.items():
+        made = trainer(folder / name, {"per_device_train_batch_size": 2, "max_steps": 3}, **arguments)
+        try:
+            made.train()
+        except GruppoError as error:
+            raised[name] = f"{type(error).__name__} at {made.state.global_step}: {error}"
+    return raised
+
+
+def log_what_cannot_travel(folder: Path) -> list[Any]:
+    """The extras of all ranks; a function has no form in which another process could have it."""
+
+    def logging(completions: list[str], log_extra: Any, **kwargs: Any) -> list[float]:
+        log_extra("checker", [lambda: None] * len(completions))
+        return [float(len(text)) for text in completions]
+
+    made = trainer(folder, {"per_device_train_batch_size": 2, "max_steps": 1}, reward_funcs=logging)
+    made.train()
+    return read_rollouts(folder, split="train")["extra/checker"].to_pylist()
+
+
 def main(out_dir: Path) -> None:
     from accelerate import PartialState
 
@@ -100,6 +146,8 @@ def main(out_dir: Path) -> None:
     for name in (*CASES, *RANKS_ONLY):
         results[name] = run(name, out_dir / "runs", size)
     results["evaluation"] = evaluate(out_dir / "runs", size)
+    results["raised"] = fail(out_dir / "fail", rank)
+    results["extras"] = log_what_cannot_travel(out_dir / "extras")
     results["resume"] = resume(out_dir / "resume", size)
     (out_dir / f"rank{rank}.json").write_text(json.dumps(results))
     torch.distributed.destroy_process_group()

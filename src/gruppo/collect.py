@@ -35,8 +35,15 @@ class Collector:
         """This rank's completions of `prompts`, groups in the order of the prompts, samples in order.
 
         A group at the edge of the rank's block may hold only some of its G samples. Raises RolloutError where the
-        engine returned other rows than it was asked for.
+        engine returned other rows than it was asked for. On several ranks an error of one is RolloutError on all.
         """
+        made: list[list[Group]] = []
+        self._world.gather_outcomes(
+            lambda: made.append(self._own(prompts, group_size, sampling)), RolloutError, "Sampling completions"
+        )
+        return made[0]
+
+    def _own(self, prompts: Sequence[Prompt], group_size: int, sampling: SamplingParams) -> list[Group]:
         shares = rows_of_rank(len(prompts), group_size, self._world.rank, self._world.size)
         requests = [RolloutRequest(prompts[share.position], share.samples) for share in shares]
         with self._clock.phase("generate"):

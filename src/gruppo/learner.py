@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -106,6 +107,8 @@ class Learner:
         self._first_control = entropy_control
         self.on_forward: Callable[[Sequence[int], Forward, LossOutput, bool], None] | None = None
         """Told after each backward pass: rows (places in the round's batch), their forward and loss, is_on_policy."""
+        self.on_forget: Callable[[Sequence[int]], None] | None = None
+        """Told that what `on_forward` was told of these rows last does not count: they go through once more."""
 
     # -- once per run
 
@@ -226,6 +229,8 @@ class Learner:
         step = replace(step, row_weights_N=row_weights(self.loss_settings.loss_type, counts))
         bonus_weights_N = entropy_weights(step.num_trained_tokens_N, counts)
 
+        told: list[list[int]] = []
+
         def run() -> tuple[list[RowStats], list[int]]:
             stats, order = [], []
             for part in self._cut.for_training(step, numbers.tolist()):
@@ -237,17 +242,20 @@ class Learner:
                     self._accelerator.backward(output.loss)
                 if self.on_forward is not None:
                     self.on_forward(used, forward, output, is_on_policy)
+                    told.append(used)
                 stats.append(output.rows)
                 order += part.rows
             return stats, order
 
         # What a broken-off backward pass leaves can be told from earlier gradients only if there are none.
-        stats, order = self._within_memory(run, step, undo=self._forget if segment.is_first else None)
+        stats, order = self._within_memory(run, step, undo=partial(self._forget, told) if segment.is_first else None)
         return self._summary(RowStats.cat(stats), numbers[order], segment.window_size)
 
-    def _forget(self) -> None:
+    def _forget(self, told: list[list[int]]) -> None:
         self.optimizer.zero_grad()
         self._aux_losses = []
+        while told and self.on_forget is not None:
+            self.on_forget(told.pop())
 
     def _counts(self, step: TrainBatch, numbers_N: Tensor, window_size: int, num_generation_tokens: int) -> RowCounts:
         return RowCounts(

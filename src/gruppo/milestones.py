@@ -98,7 +98,7 @@ class Milestones:
         self.parts.display.close()
         if self._recorder is not None:
             self._recorder.close(outcome)
-            self._recorder = self._watch = self.parts.learner.on_forward = None
+            self._recorder = self._watch = self.parts.learner.on_forward = self.parts.learner.on_forget = None
         self.parts.monitor.update(is_last=True)
         if self._completions_upload is not None:
             upload, self._completions_upload = self._completions_upload, None
@@ -368,6 +368,7 @@ class Milestones:
             look=self.parts.display.now,
         )
         self.parts.learner.on_forward = self._recorder.keep_forward
+        self.parts.learner.on_forget = self._recorder.forget_forward
         if start_step is not None:
             self._watch = Watch(config, self._recorder, self.parts.display, self.parts.world, start_step)
 

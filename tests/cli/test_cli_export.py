@@ -11,6 +11,7 @@ import pytest
 
 from golden_runs import resumed_run
 from gruppo.cli import main as cli
+from gruppo.monitor import export as export_module
 from gruppo.monitor.files import write_parquet
 
 
@@ -102,6 +103,72 @@ def test_a_split(run: Path, tmp_path: Path) -> None:
     assert set(pq.read_table(tmp_path / "rollouts.parquet").column("split").to_pylist()) == {"train"}
     assert cli.main(["export", str(run), "-o", str(tmp_path / "no.csv"), "--what", "metrics", "--split", "eval"]) == 2
     assert not (tmp_path / "no.csv").exists()
+
+
+@pytest.mark.parametrize("when", ["before the columns", "before the rows"])
+@pytest.mark.parametrize(("flags", "attempts"), [([], [1, 2, 2]), (["--superseded"], [1, 1, 1, 2, 2])])
+def test_a_resume_in_the_middle_of_an_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, flags: list[str], attempts: list[int]
+) -> None:
+    """Steps 2 and 3 move away and are made anew: no error, nothing twice, nothing of both attempts by chance."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.json").write_text('{"attempts": []}')
+
+    def write(step: int, attempt: int, **more: Any) -> None:
+        row = {"step": step, "split": "train", "group_id": 0, "sample": 0, "attempt": attempt, **more}
+        place = run / "rollouts" / f"step-{step:06d}" / f"part-r0-a{attempt}.parquet"
+        write_parquet(place, pa.Table.from_pylist([row]))
+
+    def resume() -> None:
+        (run / "superseded/a2/rollouts").mkdir(parents=True)
+        for step in (2, 3):
+            name = f"rollouts/step-{step:06d}"
+            (run / name).rename(run / "superseded/a2" / name)
+            write(step, 2, **{"extra/new": "words"})
+
+    for step in (1, 2, 3):
+        write(step, 1)
+    owner, name = (pq, "read_schema") if when == "before the columns" else (export_module, "read_files")
+    inner, calls = getattr(owner, name), []
+
+    def resuming(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 2:
+            resume()
+        return inner(*args)
+
+    monkeypatch.setattr(owner, name, resuming)
+    exported(run, "-o", str(tmp_path / "out" / "x.parquet"), "--what", "rollouts", *flags)
+    rows = pq.read_table(tmp_path / "out" / "x.parquet").to_pylist()
+    assert sorted(row["attempt"] for row in rows) == attempts
+    assert sorted(row["step"] for row in rows if row["attempt"] == 2) == [2, 3]
+    assert {row["extra/new"] for row in rows} == {None, "words"}
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["x.parquet"], "no temporary file is left"
+
+
+def test_a_part_written_during_an_export_is_for_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "split": "train", "attempt": 1, "time": 1.0}\n')
+    place = tmp_path / "rollouts" / "step-000001"
+    row = {"step": 1, "split": "train", "group_id": 0, "sample": 0}
+    write_parquet(place / "part-r0-a1.parquet", pa.Table.from_pylist([row | {"extra/x": 1.0}]))
+    inner = export_module.read_files
+
+    def writing(files: list[Path]) -> pa.Table:
+        write_parquet(place / "part-r1-a1.parquet", pa.Table.from_pylist([row | {"extra/x": "word"}]))
+        return inner(files)
+
+    monkeypatch.setattr(export_module, "read_files", writing)
+    exported(tmp_path, "-o", str(tmp_path / "x.parquet"), "--what", "rollouts")
+    assert pq.read_table(tmp_path / "x.parquet").to_pylist() == [row | {"extra/x": 1.0}]
+
+
+def test_a_run_that_has_not_done_a_step_is_a_run(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"attempts": []}')
+    row = {"step": 1, "split": "train", "group_id": 0, "sample": 0}
+    write_parquet(tmp_path / "rollouts" / "step-000001" / "part-r0-a1.parquet", pa.Table.from_pylist([row]))
+    exported(tmp_path, "-o", str(tmp_path / "out"))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["rollouts.parquet"]
 
 
 def test_tokens_are_exported_when_asked_for(run: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from gruppo.distributed.shard import broadcast_parameters, sum_gradients
 from gruppo.distributed.world import World
+from gruppo.errors import RewardError
 
 
 def collectives(world: World) -> dict[str, object]:
@@ -75,9 +76,26 @@ def split_step(world: World) -> dict[str, object]:
     return {"split_step": weight.grad.tolist()}
 
 
+def outcomes(world: World) -> dict[str, object]:
+    """Rank 1 fails in the second one; after that all are together again."""
+
+    def work() -> int:
+        if world.rank == 1:
+            raise ZeroDivisionError("by hand")
+        return 3
+
+    together = world.gather_outcomes(lambda: world.rank + 5, RewardError, "adding")
+    raised, cause = "", None
+    try:
+        world.gather_outcomes(work, RewardError, "dividing")
+    except RewardError as error:
+        raised, cause = str(error), type(error.__cause__).__name__
+    return {"outcomes": together, "raised": raised, "cause": cause, "after": world.gather_objects([world.rank])}
+
+
 def main(out_dir: Path) -> None:
     world = World(Accelerator(cpu=True))
-    results = collectives(world) | gradients(world) | parameters(world) | split_step(world)
+    results = collectives(world) | gradients(world) | parameters(world) | split_step(world) | outcomes(world)
     (out_dir / f"rank{os.environ['RANK']}.json").write_text(json.dumps(results))
     torch.distributed.destroy_process_group()
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gruppo.distributed.world import World
-from gruppo.errors import ConfigError
+from gruppo.errors import ConfigError, RewardError
 
 
 def one_process(num_processes=1):
@@ -24,8 +24,22 @@ def test_one_process_hands_back_the_very_objects():
     assert world.max_(rows) is rows
     assert world.broadcast_(rows) is rows
     assert world.broadcast_object(items) is items
+    assert world.gather_outcomes(lambda: items, RewardError, "looking")[0] is items
     world.barrier()
     assert torch.equal(rows, torch.ones(2, 3))
+
+
+def test_one_process_raises_what_was_raised():
+    with pytest.raises(ZeroDivisionError):
+        one_process().gather_outcomes(lambda: 1 // 0, RewardError, "dividing")
+
+
+def test_a_failure_on_one_rank_is_raised_on_all(two_ranks):
+    for rank in two_ranks:
+        assert rank["outcomes"] == [5, 6]
+        assert rank["raised"] == "dividing failed on 1 of 2 ranks. rank 1: ZeroDivisionError: by hand"
+        assert rank["after"] == [0, 1]
+    assert [rank["cause"] for rank in two_ranks] == ["NoneType", "ZeroDivisionError"]
 
 
 def test_several_processes_without_a_group_are_refused():

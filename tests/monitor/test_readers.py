@@ -2,9 +2,11 @@
 
 import json
 
+import pyarrow as pa
 import pytest
 
-from gruppo.monitor import readers
+from gruppo.monitor import readers, step_folders
+from gruppo.monitor.files import write_parquet
 from gruppo.monitor.readers import read_lines, read_metrics, read_rollouts
 from monitor import monitor_fakes as fakes
 
@@ -82,7 +84,7 @@ def test_parts_that_move_away_while_they_are_read_are_not_missed(tmp_path, monke
     for step in (1, 2, 3):
         fakes.record_round(recorder, step)
     recorder.close()
-    listed = readers._part_files
+    listed = readers.part_files
 
     def moving(folder, step):
         files = listed(folder, step)
@@ -91,8 +93,44 @@ def test_parts_that_move_away_while_they_are_read_are_not_missed(tmp_path, monke
             last.rename(tmp_path / "elsewhere")
         return files
 
-    monkeypatch.setattr(readers, "_part_files", moving)
+    monkeypatch.setattr(readers, "part_files", moving)
     assert set(read_rollouts(tmp_path)["step"].to_pylist()) == {1, 2}
+
+
+def test_a_part_that_is_written_anew_while_it_is_read(tmp_path, monkeypatch):
+    """Each part is opened once: never the beginning of one version and the end of another."""
+    recorder = fakes.make_recorder(tmp_path)
+    fakes.record_round(recorder, 1)
+    recorder.close()
+    (part,) = tmp_path.glob("rollouts/*/*.parquet")
+    opened, inner = [], readers.pq.ParquetFile
+
+    def opening(path):
+        file = inner(path)
+        opened.append(path)
+        write_parquet(part, pa.table({"step": [9], "split": ["train"], "group_id": [0], "sample": [0]}))
+        return file
+
+    monkeypatch.setattr(readers.pq, "ParquetFile", opening)
+    assert set(read_rollouts(tmp_path)["step"].to_pylist()) == {1}
+    assert opened == [part]
+
+
+def test_a_folder_that_goes_while_it_is_listed_has_no_parts(tmp_path, monkeypatch):
+    recorder = fakes.make_recorder(tmp_path)
+    for step in (1, 2):
+        fakes.record_round(recorder, step)
+    recorder.close()
+    listdir = step_folders.os.listdir
+
+    def moving(folder):
+        names = listdir(folder)
+        if folder.name == "rollouts":
+            (folder / "step-000002").rename(tmp_path / "elsewhere")
+        return names
+
+    monkeypatch.setattr(step_folders.os, "listdir", moving)
+    assert set(read_rollouts(tmp_path)["step"].to_pylist()) == {1}
 
 
 def test_a_part_that_is_listed_but_not_there_is_said(tmp_path):

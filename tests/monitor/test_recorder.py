@@ -2,6 +2,7 @@
 
 import json
 import logging
+import threading
 from math import inf, nan
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 
 from gruppo.algorithm.losses import LossInputs, LossSettings, policy_loss
 from gruppo.monitor import files
+from gruppo.monitor import recorder as recorder_module
 from gruppo.monitor.readers import read_events, read_lines, read_metrics, read_rollouts
 from gruppo.monitor.recorder import TokenSettings
 from gruppo.monitor.schema import (
@@ -376,13 +378,53 @@ def test_tokens_hold_what_the_pass_gave_and_null_where_it_gave_nothing(tmp_path)
     assert recorder.num_failed_writes == 0
 
 
+@pytest.mark.parametrize("is_used_up", [True, False])
+def test_a_line_comes_after_the_completions_of_its_round(tmp_path, monkeypatch, is_used_up):
+    """Whoever is killed then has lost nothing that a line speaks of; in a round that feeds more steps, too."""
+    monkeypatch.setattr(recorder_module, "LINE_SECONDS", 30.0)
+    monkeypatch.setattr(files, "EARLY_SECONDS", 30.0)
+    recorder = fakes.make_recorder(tmp_path)
+    if is_used_up:
+        record_trained_round(recorder, 1)
+    else:
+        fakes.record_round(recorder, 1)
+    recorder.record_step(1, {"reward": 0.5})
+    assert read_rollouts(tmp_path)["entropy_mean"].null_count == (2 if is_used_up else 4)
+    recorder.close()
+
+
+def test_a_short_round_is_written_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(recorder_module, "LINE_SECONDS", 30.0)
+    monkeypatch.setattr(files, "EARLY_SECONDS", 30.0)
+    written, write = [], files.write_parquet
+    monkeypatch.setattr(files, "write_parquet", lambda path, table: written.append(path) or write(path, table))
+    recorder = fakes.make_recorder(tmp_path)
+    for step in (1, 2):
+        record_trained_round(recorder, step)
+        recorder.record_step(step, {"reward": 0.5})
+    recorder.close()
+    assert [path.parent.name for path in written] == ["step-000001", "step-000002"]
+
+
+def test_a_slow_disk_holds_a_line_up_for_a_moment_only(tmp_path, monkeypatch):
+    stuck = threading.Event()
+    monkeypatch.setattr(recorder_module, "LINE_SECONDS", 0.01)
+    monkeypatch.setattr(files, "write_parquet", lambda path, table: stuck.wait(30))
+    recorder = fakes.make_recorder(tmp_path)
+    record_trained_round(recorder, 1)
+    recorder.record_step(1, {"reward": 0.5})
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1]
+    stuck.set()
+    recorder.close()
+
+
 def test_a_full_queue_costs_tokens_first_and_at_once(tmp_path, monkeypatch):
     recorder = fakes.make_recorder(tmp_path, tokens=token_settings())
     submit, waited = recorder._parts.submit, []
 
-    def full(path, make, *, can_wait=True):
+    def full(path, make, *, can_wait=True, **kwargs):
         waited.append(can_wait)
-        return can_wait and submit(path, make)
+        return submit(path, make, **kwargs) if can_wait else None
 
     monkeypatch.setattr(recorder._parts, "submit", full)
     record_trained_round(recorder, 1)

@@ -59,6 +59,29 @@ def test_the_process(process: subprocess.Popen[str]) -> None:
     assert process.stderr.read() == "gruppo monitor: stopped.\n", "an open stream does not hold it up"
 
 
+def test_the_token_of_an_ended_page_opens_no_other(runs: Path) -> None:
+    """A saved notebook keeps the link of its panel: it must be worth nothing once that page has ended."""
+    command = [sys.executable, "-m", "gruppo.cli.main", "monitor", str(runs), "--no-open", "--port"]
+
+    def status(port: str, token: str) -> int:
+        with closing(HTTPConnection("127.0.0.1", int(port), timeout=30)) as connection:
+            connection.request("GET", "/api/runs", headers={"Authorization": f"Bearer {token}"})
+            return connection.getresponse().status
+
+    port, tokens = "0", []
+    for _ in range(2):
+        with subprocess.Popen([*command, port], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            match = URL.fullmatch(process.stdout.readline())
+            assert match is not None
+            port, token = match[1], match[3]
+            tokens.append(token)
+            assert [status(port, each) for each in tokens] == [401] * (len(tokens) - 1) + [200]
+            process.kill()
+    with pytest.raises(ConnectionRefusedError):
+        status(port, tokens[0])
+
+
 def check_requests(connection: HTTPConnection, bearer: dict[str, str]) -> None:
     """Some requests with their status; the last one, for a stream, is left without its answer."""
     for path, headers, status in (

@@ -196,8 +196,12 @@ def test_the_verdict_names_what_is_wrong() -> None:
     rising = [i / 100 for i in range(100)]
     answer = told(rising, flat=[0.9] * 30, evals=[0.6, 0.7, 0.5])
     assert answer["level"] == "warn"
-    assert answer["text"].endswith("90% teach nothing. Held-out reward falls.")
+    assert answer["text"].startswith("Reward rises: "), "not called learning"
+    assert answer["text"].endswith("90% of answers teach nothing. Held-out reward falls.")
     assert [fact["code"] for fact in answer["facts"]] == ["reward", "zero_std", "eval"]
+    collapsed = told([0.0] * 30, evals=[0.4, 0.1, 0.1])
+    assert (collapsed["level"], collapsed["text"].split("steps. ")[1]) == ("warn", "Held-out reward fell.")
+    assert told([0.0] * 30, evals=[0.4, 0.41, 0.39])["level"] == "info", "no more than noise"
     findings = [{"detector": "D21", "name": "held-out", "severity": "ALERT"}]
     assert told(rising, findings=findings)["text"].endswith("1 alert: D21 held-out.")
     assert told(rising, findings=findings)["level"] == "alert"
@@ -221,7 +225,18 @@ def test_a_run_that_ended_with_its_task_solved_is_no_warning() -> None:
     assert (answer["level"], [fact["code"] for fact in answer["facts"]]) == ("info", ["reward", "solved"])
     assert answer["text"] == "Learning: reward 0.095 → 0.895 over 100 steps. Solved: 89% of groups all right."
     assert "Held-out prompts would tell it from a trick" in answer["facts"][1]["text"]
-    assert told(RISING, evals=[0.2, 0.8, 0.9], findings=SATURATED, **ended)["level"] == "ok"
+    answer = told(RISING, evals=[0.2, 0.8, 0.9], findings=SATURATED, **ended)
+    assert answer["level"] == "ok"
+    assert answer["text"].endswith("Solved: 89% of groups all right. Held-out reward 0.2 → 0.9.")
+
+
+def test_a_run_that_has_solved_its_task_and_goes_on_is_told_so_without_a_warning() -> None:
+    given: dict[str, Any] = {"flat": RISING, "solved": RISING, "state": "running"}
+    answer = told(RISING, evals=[0.2, 0.9], findings=SATURATED, **given)
+    assert (answer["level"], [fact["code"] for fact in answer["facts"]]) == ("info", ["reward", "solved", "eval"])
+    assert "stop it, or give it harder prompts" in answer["facts"][1]["text"]
+    falls = told(RISING, evals=[0.6, 0.7, 0.5], findings=SATURATED, **given)
+    assert (falls["level"], falls["text"].split("right. ")[1]) == ("warn", "Held-out reward falls.")
 
 
 def test_what_else_is_wrong_with_a_solved_run_stays_wrong() -> None:
@@ -236,7 +251,6 @@ def test_what_else_is_wrong_with_a_solved_run_stays_wrong() -> None:
 @pytest.mark.parametrize(
     "given",
     [
-        {"flat": RISING, "solved": RISING, "state": "running"},  # it goes on and burns time
         {"flat": [0.9] * 100, "solved": [0.9] * 100, "state": "finished"},  # there was never anything to learn
         {"flat": RISING, "solved": [0.0] * 100, "state": "finished"},  # the groups are flat because they fail
         {"flat": RISING, "solved": [], "state": "finished"},  # not recorded

@@ -17,19 +17,33 @@ from gruppo.plan import BatchPlan
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 
+OPTIMIZER_BYTES: tuple[tuple[str, float], ...] = (
+    ("galore_adamw_8bit", 0.5),
+    ("ademamix_8bit", 3.05),
+    ("lion_8bit", 1.02),
+    ("rmsprop_bnb_8bit", 1.02),
+    ("8bit", 2.03),
+    ("4bit", 1.03),
+    ("ademamix", 12),
+    ("adamw_32bit", 8),
+    ("lion_32bit", 4),
+    ("rmsprop_bnb", 4),
+)
+"""Part of an optimizer's name -> bytes of its state for each trained weight, of whatever type the weight is.
+
+The 8-bit and 4-bit ones hold a number of 4 bytes for each block of 256 besides. Measured with bitsandbytes 0.50.2 and
+torchao 0.18.0 (galore's not); tests/cli/test_cli_plan.py has the numbers."""
+
 OPTIMIZER_STATES: tuple[tuple[str, float], ...] = (
-    ("8bit", 0.5),
-    ("4bit", 0.25),
-    ("ademamix", 3),
+    ("schedule_free_sgd", 1),
     ("sgd", 0),
     ("adagrad", 1),
     ("rmsprop", 1),
-    ("lion", 1),
     ("adafactor", 0.01),
     ("galore", 0.5),
     ("apollo", 0.1),
 )
-"""Part of an optimizer's name -> its state in multiples of the trained weights. Others are Adam-like: 2."""
+"""The same for those whose state has the weights' type, in multiples of the weights. Others are Adam-like: 2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +100,7 @@ def estimate_memory(
     return Memory(
         weights=num_weights * size * (2 if has_reference else 1) + (0 if lora_rank is None else num_trained * size),
         gradients=num_trained * size,
-        optimizer=int(num_trained * size * _optimizer_states(config.optim)),
+        optimizer=int(num_trained * optimizer_bytes(str(config.optim), size)),
         kv_cache=plan.local_rows_per_generation * length * _kv_bytes_per_token(text, size),
         activations=_activation_bytes(text, config, length, size),
         available=_available_bytes(config),
@@ -100,8 +114,10 @@ def _num_adapter_weights(model: Any, rank: int) -> int:
     return sum(rank * (layer.in_features + layer.out_features) for layer in layers)
 
 
-def _optimizer_states(name: str) -> float:
-    return next((states for part, states in OPTIMIZER_STATES if part in name), 2)
+def optimizer_bytes(name: str, size: int) -> float:
+    """Bytes of state for each trained weight of `size` bytes."""
+    fixed = next((num_bytes for part, num_bytes in OPTIMIZER_BYTES if part in name), None)
+    return fixed or size * next((states for part, states in OPTIMIZER_STATES if part in name), 2)
 
 
 def _kv_bytes_per_token(text: Any, size: int) -> int:

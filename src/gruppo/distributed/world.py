@@ -8,13 +8,14 @@ Every method here is collective: all ranks call it, in the same order, or all of
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar, final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar, cast, final
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gruppo.errors import ConfigError
+from gruppo.errors import ConfigError, GruppoError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -71,6 +72,30 @@ class World:
         dist.all_gather_object(parts, items)
         return [item for part in parts for item in part]
 
+    def gather_outcomes(self, work: Callable[[], Item], error_type: type[GruppoError], doing: str) -> list[Item]:
+        """What `work()` gave on each rank, in rank order, on every rank. If it failed on one, all of them raise.
+
+        For work that may fail on one rank alone: the others would wait for it in their next collective, for ever. It
+        costs one exchange of objects. On one process an error of `work` passes as it is.
+
+        Raises `error_type` on every rank, naming the ranks that failed and their causes.
+        """
+        if self.size == 1:
+            return [work()]
+        outcome: tuple[str | None, Item | None]
+        cause: Exception | None = None
+        try:  # the boundary between ranks: whatever it is, the others must hear of it
+            outcome = (None, work())
+        except Exception as error:
+            cause, outcome = error, (_one_line(error), None)
+        outcomes = self.gather_objects([outcome])
+        failures = [f"rank {rank}: {text}" for rank, (text, _) in enumerate(outcomes) if text is not None]
+        if failures:
+            raise error_type(
+                f"{doing} failed on {len(failures)} of {self.size} ranks. {' | '.join(failures)}"
+            ) from cause
+        return cast("list[Item]", [item for _, item in outcomes])
+
     def sum_(self, tensor: Tensor) -> Tensor:
         """Replace `tensor` by its sum over ranks; returns it."""
         return self._reduce_(tensor, dist.ReduceOp.SUM) if self.size > 1 else tensor
@@ -107,3 +132,8 @@ class World:
         if moved is not tensor:
             tensor.copy_(moved)
         return tensor
+
+
+def _one_line(error: Exception) -> str:
+    """Our own errors say it all; of others the kind belongs to the message."""
+    return str(error) if isinstance(error, GruppoError) else f"{type(error).__name__}: {error}"

@@ -18,32 +18,55 @@ import pyarrow.parquet as pq
 from gruppo.errors import DataError
 from gruppo.monitor.export_choice import FORMATS, Choice, Format, Kind
 from gruppo.monitor.files import write_whole
-from gruppo.monitor.readers import Line, read_events, read_lines, read_metrics, read_rollouts, read_tokens
+from gruppo.monitor.readers import (
+    Line,
+    from_listing,
+    merged_schema,
+    read_events,
+    read_files,
+    read_lines,
+    read_metrics,
+)
 from gruppo.monitor.schema import LINE_FIELDS, to_json
 from gruppo.monitor.server.findings import standing
 from gruppo.monitor.server.status import read_run_json
-from gruppo.monitor.step_folders import step_places, steps_among
+from gruppo.monitor.step_folders import part_files, steps_among
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """A cell of text that begins so is run by spreadsheets."""
+
+_Listing = list[tuple[int, Path, list[Path]]]
+"""Step, folder that holds it (the run, or a part of it that was superseded), parts."""
 
 
 def export(run: Path, kind: Kind, path: Path, form: Format, choice: Choice) -> int:
     """Write one table; returns the number of its rows. Nothing is written if there are none.
 
-    Rows are ordered by step. Raises DataError if the folder holds no run.
+    Rows are ordered by step. The run may be going on: what is exported is what was there at one moment, and parts that
+    a resume moves away meanwhile are looked for where they are now. Raises DataError if the folder holds no run.
     """
     assert form in FORMATS[kind], f"{kind} as {form}"
-    if not (run / "metrics.jsonl").exists():
+    if not any((run / mark).exists() for mark in ("metrics.jsonl", "run.json")):
         raise DataError(f"{str(run)!r} holds no run: there is no metrics.jsonl in it. Give a run's output_dir.")
-    tables = _parts(run, kind, choice) if kind in ("rollouts", "tokens") else _lines(run, kind, choice)
+    if kind not in ("rollouts", "tokens"):
+        return _write(_lines(run, kind, choice), path, form)
+    return from_listing(
+        lambda: _list_parts(run, kind, choice), lambda parts: _write(_tables(parts, choice), path, form)
+    )
+
+
+def _write(tables: _Tables, path: Path, form: Format) -> int:
     if not tables.schema:
         return 0
     num_rows = 0
 
     def write(temporary: Path) -> None:
         nonlocal num_rows
-        num_rows = _WRITERS[form](temporary, tables)
+        try:
+            num_rows = _WRITERS[form](temporary, tables)
+        except FileNotFoundError:
+            temporary.unlink(missing_ok=True)
+            raise
 
     write_whole(path, write)
     if not num_rows:  # parts were there, but no row of them was asked for
@@ -92,30 +115,26 @@ def _type_of(name: str, lines: Sequence[Line]) -> pa.DataType:
     return pa.float64() if is_number else pa.string()
 
 
-def _parts(run: Path, kind: Kind, choice: Choice) -> _Tables:
+def _list_parts(run: Path, kind: Kind, choice: Choice) -> _Listing:
     roots = [run, *sorted((run / "superseded").glob("a*"))] if choice.superseded else [run]
-    places = sorted((step, root) for root in roots for step in _steps(root / kind) if choice.has(step))
-    schema: dict[str, pa.DataType] = {}
-    for step, root in places:
-        for file in _files(root / kind, step):
-            for field in pq.read_schema(file):
-                known = schema.setdefault(field.name, field.type)
-                schema[field.name] = known if known == field.type else pa.string()
-    return _Tables(schema, lambda: _rows_by_step(places, kind, choice))
-
-
-def _rows_by_step(places: Sequence[tuple[int, Path]], kind: Kind, choice: Choice) -> Iterator[list[Line]]:
-    for step, root in places:
-        table = read_rollouts(root, step=step) if kind == "rollouts" else read_tokens(root, step=step)
-        yield [row for row in table.to_pylist() if choice.split in (None, row["split"])]
+    return [
+        (step, root, part_files(root / kind, step))
+        for step, root in sorted((step, root) for root in roots for step in _steps(root / kind) if choice.has(step))
+    ]
 
 
 def _steps(folder: Path) -> list[int]:
     return steps_among(path.name for path in folder.glob("*"))
 
 
-def _files(folder: Path, step: int) -> list[Path]:
-    return sorted(file for place in step_places(folder, step) for file in place.glob("[!.]*.parquet"))
+def _tables(parts: _Listing, choice: Choice) -> _Tables:
+    schema = merged_schema(pq.read_schema(file) for _, _, files in parts for file in files)
+    return _Tables(dict(zip(schema.names, schema.types, strict=True)), lambda: _rows_by_step(parts, choice))
+
+
+def _rows_by_step(parts: _Listing, choice: Choice) -> Iterator[list[Line]]:
+    for _, _, files in parts:
+        yield [row for row in read_files(files).to_pylist() if choice.split in (None, row["split"])]
 
 
 # -- formats

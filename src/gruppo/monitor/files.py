@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from threading import BoundedSemaphore, Lock
+from threading import BoundedSemaphore, Condition, Lock
 from typing import Any, TextIO, final
 
 import pyarrow as pa
@@ -19,6 +19,10 @@ from gruppo.monitor.schema import to_json
 
 MAX_WAITING_PARTS = 16
 """Parts in memory that wait for the disk."""
+
+EARLY_SECONDS = 1.0
+"""How long an early version of a part waits for the better one before it is written as it is: in short steps each part
+is then written once, in long ones its rows can be looked at while they are trained on."""
 
 PATIENCE_SECONDS = 5.0
 """How long a full queue may hold up training before a part is dropped (and counted). After a drop there is no patience
@@ -109,6 +113,9 @@ class Once:
 class PartWriter:
     """Makes and writes Parquet parts in one background thread, so that training does not wait for either.
 
+    A part may be submitted again under its path, as a better version of itself. The last one is what stays; one that is
+    `early` is made at once and written only if no better one comes soon, or if that one cannot be made.
+
     `on_failure(doing, error)` is called in that thread. What is queued when Python exits is still written.
     """
 
@@ -117,29 +124,51 @@ class PartWriter:
         self._patience, self._is_stuck = patience, False
         self._slots = BoundedSemaphore(MAX_WAITING_PARTS)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="gruppo-recorder")
+        self._changed = Condition()
+        self._num_calls = 0
+        self._newest: dict[Path, int] = {}
+        """The call that submitted the latest version of a part that is not written yet."""
+        self._early: dict[Path, pa.Table] = {}
+        """Versions that were passed over for a better one."""
 
-    def submit(self, path: Path, make: Make, *, can_wait: bool = True) -> bool:
-        """Queue the part that `make` gives. False if the disk is so far behind that it was dropped.
+    def submit(self, path: Path, make: Make, *, can_wait: bool = True, is_early: bool = False) -> Future[None] | None:
+        """Queue the part that `make` gives. None if the disk is so far behind that it was dropped.
 
         `can_wait` False: drop it at once where the queue is full, rather than hold up the caller.
         """
         if not self._slots.acquire(timeout=self._patience if can_wait and not self._is_stuck else 0.0):
             self._is_stuck |= can_wait
-            return False
-        self._thread.submit(self._write, path, make)
-        return True
+            return None
+        return self._thread.submit(self._write, path, make, self._call(path), is_early)
+
+    def hurry(self) -> None:
+        """Somebody waits: an early version shall wait for no better one."""
+        self._call(None)
 
     def drain(self) -> None:
         """Wait until all that is queued is written."""
+        self.hurry()
         self._thread.submit(int).result()
 
     def close(self) -> None:
         """Write what is queued, and end the thread."""
+        self.hurry()
         self._thread.shutdown(wait=True)
 
-    def _write(self, path: Path, make: Make) -> None:
+    def _call(self, path: Path | None) -> int:
+        with self._changed:
+            self._num_calls += 1
+            if path is not None:
+                self._newest[path] = self._num_calls
+            self._changed.notify()
+            return self._num_calls
+
+    def _write(self, path: Path, make: Make, call: int, is_early: bool) -> None:
         try:  # the thread's boundary: nobody would see an exception in here
-            table = make()
+            table = self._made(path, make)
+            if is_early and table is not None and self._is_passed_over(path, call):
+                self._early[path] = table
+                return
             if table is not None:
                 write_parquet(path, table)
             self._is_stuck = False
@@ -147,3 +176,20 @@ class PartWriter:
             self._on_failure(f"writing {path.name}", error)
         finally:
             self._slots.release()
+            with self._changed:
+                if self._newest.get(path) == call:
+                    del self._newest[path]
+
+    def _made(self, path: Path, make: Make) -> pa.Table | None:
+        early = self._early.pop(path, None)
+        try:  # within that boundary: the earlier version is better than none
+            table = make()
+        except Exception as error:
+            self._on_failure(f"writing {path.name}", error)
+            table = None
+        return early if table is None else table
+
+    def _is_passed_over(self, path: Path, call: int) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self._num_calls > call, timeout=EARLY_SECONDS)
+            return self._newest[path] != call

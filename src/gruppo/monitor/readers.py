@@ -8,16 +8,19 @@ that a kill cut short is left out.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.dataset as pads
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from gruppo.monitor.step_folders import step_of, step_places
+from gruppo.monitor.step_folders import part_files
 
 Line = dict[str, Any]
+Listing = TypeVar("Listing")
+Result = TypeVar("Result")
 
 
 def read_metrics(path: str | Path, split: str | None = "train") -> list[Line]:
@@ -52,31 +55,63 @@ def read_rollouts(
 
 
 def _read_parts(folder: Path, step: int | None, split: str | None, columns: Sequence[str] | None) -> pa.Table:
-    files = _part_files(folder, step)
+    return from_listing(lambda: part_files(folder, step), lambda files: read_files(files, split, columns))
+
+
+def from_listing(list_files: Callable[[], Listing], read: Callable[[Listing], Result]) -> Result:
+    """`read(list_files())`; on a fresh listing if a file moved away meanwhile. A resumed run does that at any moment.
+
+    Raises FileNotFoundError if a file is listed again and still cannot be found (a dangling link).
+    """
+    tried: Listing | None = None
+    missing: FileNotFoundError | None = None
     while True:
+        files = list_files()
+        if missing is not None and files == tried:
+            raise missing
         try:
-            return _read_files(files, split, columns)
-        except FileNotFoundError:  # a resumed run moves away what it makes anew, at any moment
-            now = _part_files(folder, step)
-            if now == files:
-                raise
-            files = now
+            return read(files)
+        except FileNotFoundError as error:
+            tried, missing = files, error
 
 
-def _part_files(folder: Path, step: int | None) -> list[str]:
-    folders = folder.glob("step*") if step is None else step_places(folder, step)
-    return sorted(
-        str(path) for place in folders if step_of(place.name) is not None for path in place.glob("[!.]*.parquet")
-    )
+def read_files(files: Sequence[Path], split: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows of these parts, and all columns that any of them has.
 
-
-def _read_files(files: Sequence[str], split: str | None, columns: Sequence[str] | None) -> pa.Table:
+    Each is opened once: a part that is written anew while it is read is read whole, as it was or as it is.
+    """
     if not files:
         return pa.table({})
-    chosen = None if split is None else pads.field("split") == split
-    order = [(name, "ascending") for name in ("step", "split", "group_id", "sample")]
-    table = pads.dataset(files, schema=_merged_schema(files)).to_table(filter=chosen).sort_by(order)
+    tables = [_read_file(file) for file in files]
+    schema = merged_schema(table.schema for table in tables)
+    table = pa.concat_tables([_in_schema(table, schema) for table in tables])
+    if split is not None:
+        table = table.filter(pc.equal(table["split"], split))
+    table = table.sort_by([(name, "ascending") for name in ("step", "split", "group_id", "sample")])
     return table if columns is None else table.select(list(columns))
+
+
+def _read_file(file: Path) -> pa.Table:
+    with pq.ParquetFile(file) as part:
+        return part.read()
+
+
+def merged_schema(schemas: Iterable[pa.Schema]) -> pa.Schema:
+    """All columns of all parts: `log_extra` may bring new ones, or turn one of numbers into text."""
+    fields: dict[str, pa.DataType] = {}
+    for schema in schemas:
+        for field in schema:
+            known = fields.setdefault(field.name, field.type)
+            fields[field.name] = known if known == field.type else pa.string()
+    return pa.schema(list(fields.items()))
+
+
+def _in_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    columns = [
+        table[field.name].cast(field.type) if field.name in table.column_names else pa.nulls(len(table), field.type)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def read_tokens(output_dir: str | Path, *, step: int | None = None, columns: Sequence[str] | None = None) -> pa.Table:
@@ -85,16 +120,6 @@ def read_tokens(output_dir: str | Path, *, step: int | None = None, columns: Seq
     Rows are ordered by step, split, group and sample; their keys are those of `read_rollouts`.
     """
     return _read_parts(Path(output_dir) / "tokens", step, None, columns)
-
-
-def _merged_schema(files: Sequence[str]) -> pa.Schema:
-    """All columns of all parts: `log_extra` may bring new ones, or turn one of numbers into text."""
-    fields: dict[str, pa.DataType] = {}
-    for file in files:
-        for field in pads.dataset(file).schema:
-            known = fields.setdefault(field.name, field.type)
-            fields[field.name] = known if known == field.type else pa.string()
-    return pa.schema(list(fields.items()))
 
 
 def read_lines(path: Path) -> list[Line]:

@@ -13,6 +13,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -44,6 +45,9 @@ from gruppo.monitor.token_tap import PassValues, TokenForward, TokenTap
 from gruppo.types import Group, RewardTable, TrainBatch
 
 logger = logging.getLogger(__name__)
+
+LINE_SECONDS = 0.05
+"""How long a step's line waits at most for the completions of its round to be on disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,7 @@ class Recorder:
         self._extra_types, self._tap = ExtraTypes(), TokenTap()
         self._offsets = None if tokens is None else TextOffsets(tokens.decode)
         self._round: _Round | None = None
+        self._written: Future[None] | None = None
         self._num_parts: Counter[Path] = Counter()
         self._is_closed = False
         self._metrics = JsonLines(self.output_dir / "metrics.jsonl")
@@ -148,6 +153,7 @@ class Recorder:
         line = {"step": step, "split": split, "attempt": self.attempt.number, "time": time.time(), **metrics}
         if infinite:
             line["nonfinite"] = " ".join(infinite)
+        self._wait_for_round()
         with self._guarded("writing metrics.jsonl"):
             self._metrics.append(line)
 
@@ -215,8 +221,9 @@ class Recorder:
     def _queue_rollouts(self, step: int, split: str, groups: Sequence[Group], make: Make) -> Once:
         rollouts = Once(make, self._report_failure, "building a rollouts part")
         path = self._part_path("rollouts", step, split)
-        self._submit(path, rollouts)
-        if split == "train":
+        is_trained = split == "train"  # then `record_pass` will submit it again, with what training computed
+        self._written = self._submit(path, rollouts, is_early=is_trained)
+        if is_trained:
             ids = [completion.token_ids for group in groups for completion in group.completions]
             self._round = _Round(step, rollouts, path, ids)
         return rollouts
@@ -224,6 +231,10 @@ class Recorder:
     def keep_forward(self, rows: Sequence[int], forward: TokenForward, output: LossOutput, is_on_policy: bool) -> None:
         """What a training forward of `rows` (places in the round's batch) computed; `record_pass` writes it."""
         self._tap.keep(rows, forward, output, is_on_policy)
+
+    def forget_forward(self, rows: Sequence[int]) -> None:
+        """The latest `keep_forward` of these rows does not count: memory ran out, and they go through once more."""
+        self._tap.forget(rows)
 
     def record_pass(self, batch: TrainBatch, *, is_old_from_sampler: bool = False) -> None:
         """The round of the latest `record_rollouts("train")` is used up: its token part, and the means of its rows.
@@ -237,7 +248,8 @@ class Recorder:
             if values is None or round_ is None:
                 return
             assert len(round_.completion_ids) == len(batch), (len(round_.completion_ids), len(batch))
-            self._submit(round_.path, partial(_trained_rollouts, round_, values), can_wait=False)
+            written = self._submit(round_.path, partial(_trained_rollouts, round_, values), can_wait=False)
+            self._written = written or self._written
             budget = 0 if self._tokens is None else self._tokens.budget // self._world.size
             if budget and self._offsets is not None:
                 make = partial(_tokens_of_round, round_, values, budget, self._offsets)
@@ -302,13 +314,23 @@ class Recorder:
         self._num_parts[path] += 1
         return path.with_name(f"{stem}-{number}.parquet" if number else f"{stem}.parquet")
 
-    def _submit(self, path: Path, make: Make, *, can_wait: bool = True) -> None:
-        if self._parts.submit(path, make, can_wait=can_wait):
-            return
+    def _submit(self, path: Path, make: Make, *, can_wait: bool = True, is_early: bool = False) -> Future[None] | None:
+        written = self._parts.submit(path, make, can_wait=can_wait, is_early=is_early)
+        if written is not None:
+            return written
         self.num_dropped_parts += 1
         if self.num_dropped_parts == 1:
             logger.warning("The disk is too slow: %s is dropped; later drops are only counted.", path)
             self.record_event("dropped_part", path=str(path.relative_to(self.output_dir)))
+        return None
+
+    def _wait_for_round(self) -> None:
+        """A line says that its step is done: the completions that it learnt from are on disk by then, unless the disk
+        is slow. The wait is nearly always over before it begins."""
+        written, self._written = self._written, None
+        if written is not None:
+            self._parts.hurry()
+            wait([written], timeout=LINE_SECONDS)
 
     @contextmanager
     def _guarded(self, doing: str) -> Iterator[None]:

@@ -96,14 +96,18 @@ def rollout_table(
 
 
 def _of_completions(rows: Sequence[tuple[int, Group, Completion]]) -> dict[str, list[Any]]:
+    # Once for a group, not for each of its completions.
+    prompts = {id(group): group.prompt for _, group, _ in rows}
+    contents = {key: _text(prompt.content) for key, prompt in prompts.items()}
+    others = {key: to_text(to_json(prompt.columns)) for key, prompt in prompts.items()}
     return {
         "group_id": [group_id for group_id, _, _ in rows],
         "prompt_id": [group.prompt.id for _, group, _ in rows],
         "sample": [completion.sample for _, _, completion in rows],
         "prompt_format": ["messages" if group.prompt.is_conversational else "text" for _, group, _ in rows],
-        "prompt": [_text(group.prompt.content) for _, group, _ in rows],
+        "prompt": [contents[id(group)] for _, group, _ in rows],
         "completion": [to_text(completion.text) for _, _, completion in rows],
-        "columns": [to_text(to_json(group.prompt.columns)) for _, group, _ in rows],
+        "columns": [others[id(group)] for _, group, _ in rows],
         "finish_reason": [completion.finish_reason for _, _, completion in rows],
         "n_prompt": [len(group.prompt_ids(completion)) for _, group, completion in rows],
         "n_completion": [len(completion.token_ids) for _, _, completion in rows],
@@ -141,7 +145,12 @@ def _values(tensor_N: Tensor) -> list[float | None]:
 
 
 def _mean(values: Sequence[float] | None) -> float | None:
-    known = [value for value in values or () if not math.isnan(value)]
+    if not values:
+        return None
+    total = math.fsum(values)
+    if not math.isnan(total):
+        return total / len(values)
+    known = [value for value in values if not math.isnan(value)]
     return math.fsum(known) / len(known) if known else None
 
 

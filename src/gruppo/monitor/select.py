@@ -56,9 +56,13 @@ def _order(groups: dict[int, list[int]], candidates: Candidates, step: int) -> l
     lot = sorted(groups, key=lambda group_id: blake2s(f"{step}:{group_id}".encode()).digest())
     lengths = np.asarray(candidates.num_tokens, dtype=np.float64)
 
+    rows = [row for group_id in lot for row in groups[group_id]]
+    place = np.repeat(np.arange(len(lot)), [len(groups[group_id]) for group_id in lot])
+
     def top(values: Floats) -> int:
-        best = np.where(np.isnan(values), -np.inf, values)
-        return max(lot, key=lambda group_id: max(best[row] for row in groups[group_id]))
+        best = np.full(len(lot), -np.inf)
+        np.fmax.at(best, place, values[rows])
+        return lot[int(best.argmax())]
 
     first: list[Callable[[], Iterable[int]]] = [
         lambda: [top(np.abs(candidates.advantages))],

@@ -6,6 +6,7 @@ than the one inside the parts. Folders of that name are read where a run has the
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -33,3 +34,21 @@ def step_of(name: str) -> int | None:
 def steps_among(names: Iterable[str]) -> list[int]:
     """The steps of the folders among `names`, ascending, each once."""
     return sorted({step for name in names if (step := step_of(name)) is not None})
+
+
+def part_files(kind: Path, step: int | None = None) -> list[Path]:
+    """The whole parts of a step (None: of all) by path. What is being written begins with a dot and is left out.
+
+    Folders may come and go meanwhile: one that is not there has no parts.
+    """
+    places = step_places(kind, step) if step is not None else [kind / n for n in _names(kind) if step_of(n) is not None]
+    return sorted(
+        place / name for place in places for name in _names(place) if name.endswith(".parquet") and name[0] != "."
+    )
+
+
+def _names(folder: Path) -> list[str]:
+    try:  # no question first whether it is there: it may move away between question and look
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []

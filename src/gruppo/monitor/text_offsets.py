@@ -9,6 +9,7 @@ neighbours. Not here: making the text (`chat.decode_completions`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import final
 
 BROKEN = "\ufffd"
@@ -37,13 +38,18 @@ class TextOffsets:
 
     def of(self, token_ids: Sequence[int], text: str) -> list[int] | None:
         """One offset per token; None if the text cannot be put together from its tokens."""
+        pieces = [self._sound.get(token_id, BROKEN) for token_id in token_ids]
+        if BROKEN not in text and "".join(pieces) == text:  # nearly all completions
+            return [0, *accumulate(map(len, pieces))][:-1]
+        return self._step_by_step(token_ids, text)
+
+    def _step_by_step(self, token_ids: Sequence[int], text: str) -> list[int] | None:
         offsets: list[int] = []
         position = 0
-        sound = self._sound
         while len(offsets) < len(token_ids):
             token_id = token_ids[len(offsets)]
-            piece = sound.get(token_id)
-            if piece and text.startswith(piece, position):  # nearly all tokens
+            piece = self._sound.get(token_id)
+            if piece and text.startswith(piece, position):
                 offsets.append(position)
                 position += len(piece)
                 continue

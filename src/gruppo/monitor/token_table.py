@@ -37,12 +37,13 @@ def token_table(
     offsets: TextOffsets,
 ) -> pa.Table:
     """Per-token columns of `rows` of a rollouts part; `completion_ids` and `values` have all of its rows."""
-    picked = rollouts.take(pa.array(rows, pa.int64()))
+    keys = [name for name in TOKEN_KEYS if name in rollouts.column_names]
+    picked = rollouts.select([*keys, "completion"]).take(pa.array(rows, pa.int64()))
     ids = [completion_ids[row] for row in rows]
     lengths = np.array([len(of_row) for of_row in ids], dtype=np.int32)
     texts = picked["completion"].to_pylist()
     starts = [offsets.of(of_row, text) for of_row, text in zip(ids, texts, strict=True)]
-    columns: dict[str, Any] = {name: picked[name] for name in TOKEN_KEYS if name in picked.column_names}
+    columns: dict[str, Any] = {name: picked[name] for name in keys}
     columns["num_passes"] = [values.num_passes[row] for row in rows]
     columns["completion_ids"] = _lists("completion_ids", _joined(ids, lengths), lengths)
     columns["text_offsets"] = _lists(

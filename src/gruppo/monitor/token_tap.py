@@ -78,6 +78,11 @@ class TokenTap:
         if is_on_policy:
             self._on_policy.update(key)
 
+    def forget(self, rows: Sequence[int]) -> None:
+        """The latest `keep` of just these rows does not count: they go through once more, maybe cut differently."""
+        self._parts.pop(tuple(rows), None)
+        self._num_passes.subtract(rows)
+
     def take(self, batch: TrainBatch, *, is_old_from_sampler: bool = False) -> PassValues | None:
         """The values of the round, and an empty tap. None if nothing was kept.
 

@@ -151,16 +151,14 @@ def attend_decode(
     num_prompts = batch.prompt_lengths_P.shape[0]
     tail_out, tail_lse = _attend(
         query.transpose(1, 2),
-        kv.tail_k[:n, : batch.longest_tail].transpose(1, 2),
-        kv.tail_v[:n, : batch.longest_tail].transpose(1, 2),
+        *kv.tails(n, batch.longest_tail),
         traits,
         batch.tail_mask(traits.window, query.dtype),
     )
     in_cells = query if batch.cell_rows is None else query.index_select(0, batch.cell_rows)
     out, lse = _attend(
         in_cells.reshape(num_prompts, batch.width * repeats, num_kv, -1).transpose(1, 2),
-        kv.prefix_k[:num_prompts, : batch.longest_prompt].transpose(1, 2),
-        kv.prefix_v[:num_prompts, : batch.longest_prompt].transpose(1, 2),
+        *kv.prefixes(num_prompts, batch.longest_prompt),
         traits,
         batch.prefix_mask(traits.window, repeats, query.dtype),
     )
@@ -168,8 +166,8 @@ def attend_decode(
     lse = lse.reshape(num_prompts * batch.width, repeats, num_kv)
     if batch.row_cells is not None:
         out, lse = out.index_select(0, batch.row_cells), lse.index_select(0, batch.row_cells)
-    share = torch.sigmoid(lse - tail_lse)
-    joined = torch.lerp(tail_out, out, share[..., None].to(out.dtype))
+    share = torch.sub(lse, tail_lse).sigmoid_().unsqueeze_(-1)
+    joined = torch.lerp(tail_out, out, share if share.dtype == out.dtype else share.to(out.dtype))
     if traits.sinks is None:
         return joined
     both = torch.logaddexp(lse, tail_lse)

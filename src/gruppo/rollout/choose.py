@@ -13,12 +13,13 @@ equally likely ones survive top-p, torch leaves open there, and the highest ids 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import torch
 
-from gruppo.rollout.sampler import check_mass, draw_blockwise, locate, search
+from gruppo.rollout.sampler import check_mass, draw_blockwise, locate, refuse, search
 from gruppo.rollout.settings import RolloutSettings
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Choice:
     """Of the policy; only if asked for."""
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def choose(
     logits_NV: Tensor,
     uniforms_N: Tensor | None,
@@ -68,14 +69,17 @@ def choose(
             tokens_N = raw_NV.argmax(dim=-1)
         else:
             assert uniforms_N is not None
-            tokens_N = draw_blockwise(probs_NV, uniforms_N)
+            tokens_N = locate(probs_NV, uniforms_N)[0]
         sampled_N = None
     else:
         tokens_N, sampled_N = _draw_otherwise(raw_NV, uniforms_N, settings, history_NT)
     chosen_N = probs_NV.gather(1, tokens_N[:, None])[:, 0]
-    check_mass(chosen_N)
+    # A logit that is not finite makes every probability of its row NaN, and so this: one look at the device for all.
+    smallest = float(chosen_N.min())
+    if math.isnan(smallest):
+        refuse()
     logprobs_N = chosen_N.log()
-    if bool((chosen_N < _SMALLEST_FLOAT32).any()):
+    if smallest < _SMALLEST_FLOAT32:
         z_NV = _tempered(raw_NV, settings.score_temperature)
         logprobs_N = torch.log_softmax(z_NV, dim=-1).gather(1, tokens_N[:, None])[:, 0]
     if sampled_N is None:

@@ -2,7 +2,8 @@
 
 The families of the table share one shape: norm, q/k/v, rotary embedding, attention, o, norm, gated MLP, all without
 twists that the table does not name. Query heads are reordered to group-major ([r, k] instead of k·R + r, see
-`attention`), in the rows of q and in the columns of o, so nothing is transposed at run time.
+`attention`), in the rows of q and in the columns of o, so nothing is transposed at run time. The two halves of each
+query and key head are interleaved: what rotary embedding turns together then lies together, as one complex number.
 
 This reads transformers' modules by their names. That they mean what we think is not assumed: `support` compares
 logits before a layout is used.
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn import functional
 
 from gruppo.rollout.attention import AttentionTraits
 from gruppo.rollout.linear import FrozenLinear, effective_weight
@@ -77,12 +79,13 @@ class DecoderLayout:
     norm_D: Tensor
     head: FrozenLinear
     activation: Callable[[Tensor], Tensor]
-    ropes: dict[str, tuple[Tensor, Tensor]]
-    """cos and signed sin, (positions, 1, head dim): rope(x) = x·cos + swap_halves(x)·sin."""
+    ropes: dict[str, Tensor]
+    """cos + i·sin, (positions, 1, head dim / 2), for interleaved heads. As exact as the model's own."""
     eps: float
     """Of every norm."""
     eps_tensor: Tensor
-    """The same beside the weights: a number that an operation on tensors can take without asking the host."""
+    """The same beside the weights, in float32 or wider: a number that an operation on tensors can take without asking
+    the host."""
     final_softcap: float | None
     num_kv: int
     repeats: int
@@ -117,10 +120,13 @@ def read_layout(lm: Any, dtype: torch.dtype, num_positions: int) -> DecoderLayou
         layers=[_layer(layer, i, config=config, dtype=dtype, wide=wide) for i, layer in enumerate(base.layers)],
         norm_D=_norm(base.norm, family, wide),
         head=FrozenLinear(head_weight.to(dtype), None if head_bias is None else head_bias.to(dtype)),
-        activation=base.layers[0].mlp.act_fn,
+        # A module's call costs as much as a small activation itself.
+        activation=functional.silu if config.to_dict().get("hidden_act") == "silu" else base.layers[0].mlp.act_fn,
         ropes=_ropes(base, config, family, wide, num_positions),
         eps=config.rms_norm_eps,
-        eps_tensor=torch.tensor(config.rms_norm_eps, dtype=wide, device=base.norm.weight.device),
+        eps_tensor=torch.tensor(
+            config.rms_norm_eps, dtype=torch.promote_types(wide, torch.float32), device=base.norm.weight.device
+        ),
         final_softcap=config.to_dict().get("final_logit_softcapping"),
         num_kv=config.num_key_value_heads,
         repeats=config.num_attention_heads // config.num_key_value_heads,
@@ -172,10 +178,15 @@ def _norm(module: Any, family: Family, wide: torch.dtype) -> Tensor:
 
 
 def _qkv(attention: Any, config: Any, dtype: torch.dtype) -> FrozenLinear:
-    hidden = config.hidden_size
+    hidden, head_dim = config.hidden_size, attention.head_dim
     weight, bias = effective_weight(attention.q_proj, hidden)
     q = _heads_first(weight, config), None if bias is None else _heads_first(bias, config)
-    return _stacked([q, effective_weight(attention.k_proj, hidden), effective_weight(attention.v_proj, hidden)], dtype)
+    k = effective_weight(attention.k_proj, hidden)
+    q, k = (
+        (_interleaved(weight, head_dim), None if bias is None else _interleaved(bias, head_dim))
+        for weight, bias in (q, k)
+    )
+    return _stacked([q, k, effective_weight(attention.v_proj, hidden)], dtype)
 
 
 def _out(attention: Any, config: Any, dtype: torch.dtype) -> FrozenLinear:
@@ -190,9 +201,16 @@ def _heads_first(x: Tensor, config: Any) -> Tensor:
     return by_head.transpose(0, 1).reshape(x.shape)
 
 
+def _interleaved(x: Tensor, head_dim: int) -> Tensor:
+    """Reorders dim 0 within each head: 0, half, 1, half + 1, ..."""
+    by_half = x.reshape(-1, 2, head_dim // 2, *x.shape[1:])
+    return by_half.transpose(1, 2).reshape(x.shape)
+
+
 def _qk_norm(attention: Any, config: Any, family: Family, wide: torch.dtype) -> Tensor:
     heads = (config.num_attention_heads, attention.q_norm), (config.num_key_value_heads, attention.k_norm)
-    return torch.cat([_norm(module, family, wide).expand(num, -1) for num, module in heads])
+    weights = [(num, _interleaved(_norm(module, family, wide), attention.head_dim)) for num, module in heads]
+    return torch.cat([weight.expand(num, -1) for num, weight in weights])
 
 
 def _stacked(parts: list[tuple[Tensor, Tensor | None]], dtype: torch.dtype) -> FrozenLinear:
@@ -204,9 +222,7 @@ def _stacked(parts: list[tuple[Tensor, Tensor | None]], dtype: torch.dtype) -> F
     return FrozenLinear(weight, torch.cat(biases).to(dtype))
 
 
-def _ropes(
-    base: Any, config: Any, family: Family, wide: torch.dtype, num_positions: int
-) -> dict[str, tuple[Tensor, Tensor]]:
+def _ropes(base: Any, config: Any, family: Family, wide: torch.dtype, num_positions: int) -> dict[str, Tensor]:
     device = base.norm.weight.device
     positions = torch.arange(num_positions, device=device)[None]
     like = torch.zeros(1, dtype=wide, device=device)
@@ -214,6 +230,8 @@ def _ropes(
     tables = {}
     for name in types:
         cos, sin = base.rotary_emb(like, positions, *([name] if name else []))
-        half = cos.shape[-1] // 2
-        tables[name] = cos[0, :, None], torch.cat([-sin[0, :, None, :half], sin[0, :, None, half:]], dim=-1)
+        # Both halves of a head turn alike.
+        first = slice(None, cos.shape[-1] // 2)
+        parts = [x[0, :, None, first].to(torch.promote_types(wide, torch.float32)) for x in (cos, sin)]
+        tables[name] = torch.complex(*parts)
     return tables

@@ -38,6 +38,16 @@ class LayerKV:
         self.prefix_k.flatten(0, 1).index_copy_(0, index_S, key)
         self.prefix_v.flatten(0, 1).index_copy_(0, index_S, value)
 
+    def prefixes(self, num_prompts: int, num_tokens: int) -> tuple[Tensor, Tensor]:
+        """The first tokens of the first prompts, heads before tokens: (prompts, kv heads, tokens, D)."""
+        size = num_prompts, num_tokens
+        return _heads_first(self.prefix_k, *size), _heads_first(self.prefix_v, *size)
+
+    def tails(self, num_rows: int, num_tokens: int) -> tuple[Tensor, Tensor]:
+        """The same of the tails: (rows, kv heads, tokens, D)."""
+        size = num_rows, num_tokens
+        return _heads_first(self.tail_k, *size), _heads_first(self.tail_v, *size)
+
     def write_tail(self, index_N: Tensor, key: Tensor, value: Tensor) -> None:
         self.tail_k.flatten(0, 1).index_copy_(0, index_N, key)
         self.tail_v.flatten(0, 1).index_copy_(0, index_N, value)
@@ -93,6 +103,7 @@ class KVCache:
         halves = [half for kv in self._layers.values() for half in (kv.prefix_k, kv.prefix_v)]
         self._move(halves, moves, self.prefix_tokens)
 
+    @torch.inference_mode()
     def _move(self, buffers: list[Tensor], moves: dict[int, int], num_tokens: int) -> None:
         if not moves:
             return
@@ -102,6 +113,13 @@ class KVCache:
         for buffer in buffers:
             used = buffer[:, :num_tokens]
             used.index_copy_(0, to_slots, used.index_select(0, from_slots))
+
+
+def _heads_first(buffer: Tensor, num_slots: int, num_tokens: int) -> Tensor:
+    """A view by one call, where slicing and transposing take three: this is asked for four times a layer and step."""
+    _, capacity, num_heads, dim = buffer.shape
+    strides = (capacity * num_heads * dim, dim, num_heads * dim, 1)
+    return buffer.as_strided((num_slots, num_heads, num_tokens, dim), strides)
 
 
 def _longer(buffer: Tensor, num_tokens: int) -> Tensor:

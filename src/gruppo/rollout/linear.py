@@ -41,7 +41,8 @@ class FrozenLinear:
             self._weight_VD = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        x = x.to(self._dtype)
+        if x.dtype != self._dtype:
+            x = x.to(self._dtype)
         if self._weight_VD is not None:
             return functional.linear(x, self._weight_VD, self._bias_V)
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias_V, "none", [], "")

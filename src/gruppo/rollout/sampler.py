@@ -9,7 +9,7 @@ It does not truncate or temper: scores come in as the engine wants to sample the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import numpy as np
 import torch
@@ -102,10 +102,18 @@ def check_mass(total_N: Tensor) -> None:
         RolloutError: a total probability that is not finite.
     """
     if not bool(torch.isfinite(total_N).all()):
-        raise RolloutError(
-            "The policy's logits hold NaN or infinity, so no token can be drawn. The weights have probably diverged: "
-            "lower learning_rate, or look at grad_norm in the steps before."
-        )
+        refuse()
+
+
+def refuse() -> NoReturn:
+    """
+    Raises:
+        RolloutError: always.
+    """
+    raise RolloutError(
+        "The policy's logits hold NaN or infinity, so no token can be drawn. The weights have probably diverged: "
+        "lower learning_rate, or look at grad_norm in the steps before."
+    )
 
 
 def _first_above(cdf_NV: Tensor, target_N1: Tensor) -> Tensor:

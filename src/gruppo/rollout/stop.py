@@ -24,7 +24,10 @@ class Stops:
     """
 
     def __init__(self, settings: RolloutSettings, tokenizer: Any) -> None:
-        self._eos = np.array(settings.eos_token_ids, dtype=np.int64)
+        # One place more than the highest id, for all tokens above it.
+        eos = [id_ for id_ in settings.eos_token_ids if id_ >= 0]
+        self._is_eos_V = np.zeros(max(eos, default=-1) + 2, dtype=np.bool_)
+        self._is_eos_V[eos] = True
         self._pad = settings.pad_token_id
         self._max_tokens = settings.max_tokens
         self._strings: StopStringCriteria | None = None
@@ -35,7 +38,7 @@ class Stops:
 
     def finished(self, sequences: Sequences, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of `rows` end with their last token; notes the reason in `sequences`."""
-        is_stop: NDArray[np.bool_] = np.isin(sequences.last_tokens(rows), self._eos)
+        is_stop: NDArray[np.bool_] = self._is_eos_V[np.minimum(sequences.last_tokens(rows), len(self._is_eos_V) - 1)]
         if self._strings is not None:
             is_stop |= self._match(self._strings, sequences, rows)
         for row in rows[is_stop]:
