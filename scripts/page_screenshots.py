@@ -1,6 +1,9 @@
-"""Take pictures of every view of the monitor page on the golden run: for the docs, and for looking at changes.
+"""Take pictures of every view of the monitor page: for the docs, and for looking at changes.
 
     python scripts/page_screenshots.py OUT_DIR [--views overview group] [--themes light dark] [--widths 1280 400]
+    python scripts/page_screenshots.py OUT_DIR --runs runs --prefix demo- --views overview step group tokens
+
+Of the golden run, or of the first run by name in a folder of runs.
 
 It needs playwright and a Chromium (see docs/monitor-page.md). It compares nothing.
 """
@@ -12,13 +15,15 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
+
+from gruppo.monitor.readers import read_rollouts, read_tokens
 
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = "/usr/bin/chromium"
@@ -32,16 +37,16 @@ VIEWS = {
     "overview": "/run/{a}",
     "health": "/run/{a}/health",
     "rewards": "/run/{a}/rewards",
-    "step": "/run/{a}/step/24",
-    "group": "/run/{a}/step/24/group/3?sample=2",
-    "completion": "/run/{a}/sample/24.3.2.train",
-    "tokens": "/run/{a}/sample/24.1.2.train/tokens",
+    "step": "/run/{a}/step/{step}",
+    "group": "/run/{a}/step/{step}/group/{group_id}?sample={sample}",
+    "completion": "/run/{a}/sample/{step}.{group_id}.{sample}.train",
+    "tokens": "/run/{a}/sample/{step}.{group_id}.{sample}.train/tokens",
     "prompts": "/run/{a}/prompt",
-    "prompt": "/run/{a}/prompt/3",
+    "prompt": "/run/{a}/prompt/{prompt_id}",
     "evals": "/run/{a}/evals",
     "timeline": "/run/{a}/timeline",
     "discarded": "/run/{a}/discarded?reason=flat&range=20",
-    "compare": "/compare/{a}/{b}?prompt=3",
+    "compare": "/compare/{a}/{b}?prompt={prompt_id}",
     "settings": "/run/{a}/settings",
 }
 
@@ -53,6 +58,8 @@ def main() -> None:
     parser.add_argument("--themes", nargs="*", default=["light", "dark"])
     parser.add_argument("--widths", nargs="*", type=int, default=[1280, 400])
     parser.add_argument("--runs", type=Path, help="a folder of runs; by default the golden run is made anew")
+    parser.add_argument("--prefix", default="", help="what the names of the pictures begin with")
+    parser.add_argument("--max-height", type=int, help="cut the pictures off below so many pixels")
     parser.add_argument("--screen", action="store_true", help="only what fits on the screen, not the whole page")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -60,13 +67,27 @@ def main() -> None:
         runs = args.runs or Path(folder) / "runs"
         if args.runs is None:
             subprocess.run([sys.executable, ROOT / "scripts/make_golden_run.py", runs], check=True)
+        names = sorted(path.parent.name for path in runs.glob("*/run.json"))
+        place = place_of(runs / names[0])
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         with served(runs) as url:
             for theme in args.themes:
                 for width in args.widths:
                     look = {"views": args.views, "theme": theme, "width": width, "is_whole": not args.screen}
-                    shoot(browser, url, args.out, **look)
+                    look |= {"prefix": args.prefix, "max_height": args.max_height}
+                    shoot(browser, url, args.out, place, **look)
         browser.close()
+
+
+def place_of(run: Path) -> Mapping[str, int]:
+    """An answer with token records and an advantage, from the first half of the run: the longest of its step."""
+    names = ["step", "group_id", "sample", "prompt_id"]
+    recorded = {tuple(row.values()) for row in read_tokens(run, columns=names).to_pylist()}
+    answers = read_rollouts(run, split="train", columns=[*names, "advantage", "n_completion"]).to_pylist()
+    found = [row for row in answers if row["advantage"] and tuple(row[name] for name in names) in recorded]
+    steps = sorted({row["step"] for row in found})
+    rows = [row for row in found if row["step"] == steps[len(steps) * 2 // 5]]
+    return max(rows, key=lambda row: row["n_completion"])
 
 
 @contextmanager
@@ -83,7 +104,32 @@ def served(runs: Path) -> Iterator[str]:
             process.terminate()
 
 
-def shoot(browser: Browser, url: str, out: Path, *, views: list[str], theme: Any, width: int, is_whole: bool) -> None:
+def reduced(picture: Image.Image) -> Image.Image:
+    """128 colours: the 64 most frequent as they are (grounds stay white), the rest spread over what is left, so that
+    the few pixels of a signal colour do not turn grey."""
+    counted = sorted(picture.getcolors(picture.width * picture.height) or [], reverse=True)
+    colours = [colour for _, colour in counted]
+    rest = Image.new("RGB", (max(len(colours) - 64, 1), 1))
+    rest.putdata(colours[64:] or colours[:1])
+    spread = rest.quantize(64, method=Image.Quantize.MAXCOVERAGE).getpalette() or []
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([part for colour in colours[:64] for part in colour] + spread)
+    return picture.quantize(palette=palette, dither=Image.Dither.NONE)
+
+
+def shoot(
+    browser: Browser,
+    url: str,
+    out: Path,
+    place: Mapping[str, int],
+    *,
+    views: list[str],
+    theme: Any,
+    width: int,
+    is_whole: bool,
+    prefix: str,
+    max_height: int | None,
+) -> None:
     """One picture per view; says on stderr what the browser complained about and which view is too wide."""
     context = browser.new_context(
         viewport={"width": width, "height": 860},
@@ -99,14 +145,17 @@ def shoot(browser: Browser, url: str, out: Path, *, views: list[str], theme: Any
     ids = {name: href.removeprefix("#/run/") for name, href in links}
     names = sorted(ids)
     for view in views:
-        route = VIEWS[view].format(a=ids[names[0]], b=ids[names[-1]])
+        route = VIEWS[view].format(a=ids[names[0]], b=ids[names[-1]], **place)
         page.evaluate("route => { location.hash = route }", route)
         page.wait_for_timeout(200)  # the content security policy forbids wait_for_function
         page.locator("main h1").first.wait_for()
         page.wait_for_timeout(500)
-        path = out / f"{view}-{theme}-{width}.png"
+        path = out / f"{prefix}{view}-{theme}-{width}.png"
         page.screenshot(path=path, full_page=is_whole)
-        Image.open(path).convert("RGB").quantize(96).save(path, optimize=True)
+        picture = Image.open(path).convert("RGB")
+        if max_height:
+            picture = picture.crop((0, 0, picture.width, min(picture.height, max_height)))
+        reduced(picture).save(path, optimize=True)
         overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         if overflow > 0:
             print(f"{view} at {width}: {overflow} pixels too wide", file=sys.stderr)

@@ -138,6 +138,25 @@ def test_filters(run: Path, filters: list[str], found: list[str]) -> None:
     assert ids(ask(run, "rollouts", filter=filters)) == found
 
 
+def test_a_round_that_feeds_several_steps_is_found_behind_an_evaluation(run: Path) -> None:
+    write_part(run, two_groups(19))
+    write_part(run, [row(20, 1, 0, split="eval")], "part-eval-r0-a1")
+    write_part(run, two_groups(21))
+    answer = ask(run, "steps/20/groups")
+    names = ("round_step", "is_exact", "num_groups", "splits", "previous", "next")
+    assert [answer[name] for name in names] == [19, False, 2, ["eval", "train"], None, 21]
+    assert ask(run, "steps/20/groups/7")["step"] == 19
+    evaluation = ask(run, "steps/20/groups", split="eval")
+    assert [evaluation[name] for name in names[:3]] == [20, True, 1]
+
+
+def test_before_the_first_round_there_is_nothing_to_train_on(run: Path) -> None:
+    write_part(run, [row(0, 1, 0, split="eval")], "part-eval-r0-a1")
+    with client_of(run.parent) as client:
+        assert client.get(f"/api/{only_run(client)}/steps/0/groups").status_code == 404
+        assert get(client, f"{only_run(client)}/steps/0/groups", split="eval")["num_groups"] == 1
+
+
 def test_sorting_paging_and_splits(run: Path) -> None:
     write_part(run, [row(3, 1, sample, reward=[0.5, None, 0.9][sample]) for sample in range(3)])
     write_part(run, [row(3, 1, 0, split="eval_ü/b", reward=0.7)], "part-eval-r0-a1")

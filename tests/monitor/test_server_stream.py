@@ -1,17 +1,23 @@
 """Server-sent events: a change when the run wrote, a beat when it did not, an end; and no more streams than allowed."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from pathlib import Path
 
-import anyio
 import pytest
+from anyio.from_thread import start_blocking_portal
 
 from gruppo.monitor.server.refusal import Refusal
 from gruppo.monitor.server.store import Store
 from gruppo.monitor.server.stream import MAX_STREAMS, Streams, marks
 from monitor.server_runs import client_of, line, only_run, small_run, two_groups, write_lines, write_part
+
+
+def run(task: Callable[[], Awaitable[None]]) -> None:
+    """In a thread: the browser tests' Playwright keeps a loop of its own in the main one until the session ends."""
+    with start_blocking_portal() as portal:
+        portal.call(task)
 
 
 def collected(root: Path, doings: list[Callable[[], object]]) -> list[bytes]:
@@ -30,7 +36,7 @@ def collected(root: Path, doings: list[Callable[[], object]]) -> list[bytes]:
     async def read() -> None:
         said.extend([text async for text in streams.open(store.runs()[0])])
 
-    anyio.run(read)
+    run(read)
     return said
 
 
@@ -90,7 +96,7 @@ def test_streams_are_limited(tmp_path: Path) -> None:
             await stream.aclose()  # type: ignore[attr-defined]
         streams.open(store.runs()[0])
 
-    anyio.run(open_many)
+    run(open_many)
 
 
 def test_a_stream_over_http(tmp_path: Path) -> None:

@@ -296,8 +296,9 @@ def test_a_coarser_rollout_dtype_moves_logprobs_a_little(family: str) -> None:
     assert model.dtype == torch.float32
 
 
-def test_autocast_is_entered_by_the_modules_forward() -> None:
-    model = model_of("gpt2")
+@pytest.mark.parametrize("family", ["qwen3", "gpt2"])
+def test_autocast_holds_for_the_fused_and_the_modules_forward(family: str) -> None:
+    model = model_of(family)
     exact = EmbeddedEngine(model).generate(requests(), SAMPLING)
     context = lambda: torch.autocast("cpu", dtype=torch.bfloat16)  # noqa: E731
     rounded = EmbeddedEngine(model, autocast=context).generate(requests(), SAMPLING)

@@ -62,7 +62,7 @@ class EmbeddedEngine:
         model: a causal LM of transformers, or a PeftModel around one.
         tokenizer: needed for `stop_strings` in generation_kwargs, and for nothing else.
         autocast: makes the context that the model's own forward runs in (the trainer's mixed precision).
-        rollout_dtype: type of the matrix products; None is that of the weights (fused), or what `autocast` says.
+        rollout_dtype: type of the matrix products; None is what `autocast` says, or else that of the weights.
             bfloat16 is about twice as fast where the CPU has it, and moves the sampler's log-probs by about 1e-2.
         max_live_tokens: keys and values held at once, in tokens (a live row counts in full length); None is what
             `_MEMORY_SHARE` of the free memory holds. Rows above it wait. Changes memory and speed, not tokens.
@@ -186,15 +186,24 @@ class EmbeddedEngine:
         return False
 
     def _candidates(self) -> dict[str, MakeForward]:
-        autocast, dtype = self._autocast, self._rollout_dtype
-        if dtype is not None:
+        autocast, dtype = self._autocast, self._product_dtype()
+        if self._rollout_dtype is not None:
             autocast = partial(torch.autocast, self._lm.device.type, dtype=dtype)
-        own_dtype = self._lm.get_input_embeddings().weight.dtype
         candidates: dict[str, MakeForward] = {}
         if is_recognised(self._lm):
-            candidates["fused"] = lambda num: FusedForward(self._lm, dtype=dtype or own_dtype, num_positions=num)
+            candidates["fused"] = lambda num: FusedForward(self._lm, dtype=dtype, num_positions=num)
         candidates["modules"] = lambda _: ModulesForward(self._lm, autocast)
         return candidates
+
+    def _product_dtype(self) -> torch.dtype:
+        if self._rollout_dtype is not None:
+            return self._rollout_dtype
+        kind = self._lm.device.type
+        with self._autocast():
+            if torch.is_autocast_enabled(kind):
+                return torch.get_autocast_dtype(kind)
+        own: torch.dtype = self._lm.get_input_embeddings().weight.dtype
+        return own
 
     def _complete(
         self, requests: Sequence[RolloutRequest], sampling: SamplingParams, settings: RolloutSettings

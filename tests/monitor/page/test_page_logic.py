@@ -82,7 +82,7 @@ def test_numbers_are_written_short(call):
     numbers = [0, 0.5, -0.71234, 1463.7, 12345, 1.5e-6, None]
     assert call("format.js", "x.map(m.short)", numbers) == ["0", "0.5", "−0.712", "1464", "12.3k", "1.5e−6", "–"]
     assert call("format.js", "x.map(m.duration)", [0.25, 61, 4000]) == ["250 ms", "1 min 01 s", "1 h 06 min"]
-    assert call("format.js", "x.map(m.percent)", [0.004, 0.5, 1]) == ["0.4 %", "50 %", "100 %"]
+    assert call("format.js", "x.map(m.percent)", [0.004, 0.5, 1]) == ["0.4%", "50%", "100%"]
 
 
 def test_routes_survive_the_way_there_and_back(call):

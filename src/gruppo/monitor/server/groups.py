@@ -53,11 +53,12 @@ def answer_groups(store: Store, args: Mapping[str, str], query: Query) -> dict[s
     step, split = int(args["step"]), query.text("split") or "train"
     sort = query.choice("sort", [*SORTS, *(f"-{name}" for name in SORTS)])
     per_page, page = query.number("per_page", 50, 1, 200), query.number("page", 1, 1)
-    round_step = store.rounds.at(run.path, step)
-    everything = store.rounds.read(run.path, round_step)
-    found = everything.of(split)
+    round_step = store.rounds.at(run.path, step, split)
+    found = store.rounds.read(run.path, round_step, split)
+    splits = {*found.splits(), *store.rounds.read(run.path, step).splits()}
     groups = sort_groups(group_stats(found), sort)
-    previous, following = store.rounds.around(run.path, round_step)
+    previous, _ = store.rounds.around(run.path, round_step)
+    _, following = store.rounds.around(run.path, step)
     names = found.reward_names
     shown = groups[(page - 1) * per_page : page * per_page]
     return {
@@ -65,7 +66,7 @@ def answer_groups(store: Store, args: Mapping[str, str], query: Query) -> dict[s
         "round_step": round_step,
         "is_exact": step == round_step,
         "split": split,
-        "splits": everything.splits(),
+        "splits": sorted(splits),
         "previous": previous,
         "next": following,
         "num_groups": len(groups),
@@ -84,7 +85,7 @@ def answer_group(store: Store, args: Mapping[str, str], query: Query) -> dict[st
     """GET steps/{step}/groups/{group_id}."""
     run = store.run(args["run"])
     split = query.text("split") or "train"
-    step = store.rounds.at(run.path, int(args["step"]))
+    step = store.rounds.at(run.path, int(args["step"]), split)
     found = store.rounds.read(run.path, step, split)
     groups = sort_groups(group_stats(found), "group_id")
     position = next((i for i, group in enumerate(groups) if str(group.group_id) == args["group_id"]), None)

@@ -29,6 +29,11 @@ MAX_PART_BYTES = 64 * 2**20
 MAX_STEP_BYTES = 16 * 2**20
 """All cached lists of steps together."""
 
+MAX_BACK = 100
+"""How many folders are looked through for the round that fed a step."""
+
+TRAIN = "train"
+
 ORDER = ("split", "group_id", "sample")
 
 REWARD, STATUS, EXTRA = "reward/", "reward_status/", "extra/"
@@ -102,17 +107,26 @@ class Rounds:
         except UNREADABLE:
             return None
 
-    def at(self, run: Path, step: int) -> int:
+    def at(self, run: Path, step: int, split: str) -> int:
         """The step under which the round that fed `step` is stored: the latest at or before it.
+
+        In training that is the latest with rows to train on: where a round feeds several steps, an evaluation in
+        between has a folder of its own. An evaluation is looked for at the latest folder only.
 
         Raises:
             Refusal: there is none.
         """
         steps = self.steps(run)
-        position = int(np.searchsorted(steps, step, side="right")) - 1
-        if position < 0:
+        before = steps[: int(np.searchsorted(steps, step, side="right"))][::-1]
+        if not len(before):
             raise not_found(f"No completions were recorded at step {step} or before.")
-        return int(steps[position])
+        if split != TRAIN:
+            return int(before[0])
+        for stored in before[:MAX_BACK].tolist():
+            found = self.read(run, stored, split)
+            if found.table.num_rows or found.num_unreadable:
+                return int(stored)
+        raise not_found(f"No completions to train on were recorded at step {step} or shortly before.")
 
     def around(self, run: Path, step: int) -> tuple[int | None, int | None]:
         """The steps before and after one that have rollouts."""

@@ -21,11 +21,14 @@ NUM_STEPS = 20
 CLEAR_Z = 3.0
 """Difference of the two means in standard errors from which it is called a change."""
 
+CLEAR_FALL = 0.25
+"""Share of the first held-out reward that must be lost to call it a fall whatever the training reward does."""
+
 FLAT_WARN = 0.5
 """Share of completions in groups without a difference from which it is worth a warning."""
 
 SATURATION = {"D01": ("INFO", "WARN", "ALERT"), "D19": ("INFO", "WARN")}
-"""Checks, with severities, that say no more than "solved" of a run that ended so. D19's ALERT says that held-out
+"""Checks, with severities, that say no more than "solved" of a run that is so. D19's ALERT says that held-out
 prompts disagree, and stands."""
 
 SEVERITY_LEVELS: dict[str, Level] = {"INFO": "info", "WARN": "warn", "ALERT": "alert"}
@@ -79,12 +82,12 @@ def verdict(
     """
     reward = columns["reward"]
     held_out = _eval_fact(reward, eval_rewards)
-    solved = _solved_fact(columns["groups/frac_solved"], held_out) if state == "finished" else None
+    solved = _solved_fact(columns["groups/frac_solved"], held_out, has_ended=state == "finished")
     facts = [
         _state_fact(state, outcome, age),
-        _reward_fact(reward),
+        _reward_fact(reward, is_doubted=held_out is not None and held_out.level == "warn"),
         solved or _flat_fact(columns["frac_reward_zero_std"]),
-        held_out,
+        held_out if held_out is None or solved is None else _with_head(held_out, eval_rewards),
         _findings_fact([entry for entry in findings if solved is None or not _is_saturation(entry)]),
     ]
     known = [fact for fact in facts if fact is not None]
@@ -105,7 +108,8 @@ def _state_fact(state: str, outcome: str | None, age: float | None) -> Fact | No
     return Fact(state, level, pattern.format(**words), STATE_HEADS[state].format(**words))
 
 
-def _reward_fact(reward: Floats) -> Fact | None:
+def _reward_fact(reward: Floats, *, is_doubted: bool) -> Fact | None:
+    """`is_doubted`: held-out prompts say that a rise is no learning."""
     num_steps = len(reward)
     if not num_steps:
         return None
@@ -124,7 +128,8 @@ def _reward_fact(reward: Floats) -> Fact | None:
     if not is_clear:
         return Fact("reward", "info", f"Reward did not clearly change: from {span}.", f"No clear change: {over}")
     if change > 0:
-        return Fact("reward", "ok", f"Reward rose from {span}.", f"Learning: {over}")
+        word = "Reward rises" if is_doubted else "Learning"
+        return Fact("reward", "ok", f"Reward rose from {span}.", f"{word}: {over}")
     return Fact("reward", "warn", f"Reward fell from {span}.", f"Getting worse: {over}")
 
 
@@ -136,14 +141,14 @@ def _flat_fact(shares: Floats) -> Fact | None:
     share = float(values.mean())
     text = f"{share:.0%} of completions are in groups without a difference in reward: they teach nothing."
     return (
-        Fact("zero_std", "warn", text, f"{share:.0%} teach nothing.")
+        Fact("zero_std", "warn", text, f"{share:.0%} of answers teach nothing.")
         if share > FLAT_WARN
         else Fact("zero_std", "ok", text)
     )
 
 
-def _solved_fact(shares: Floats, held_out: Fact | None) -> Fact | None:
-    """Of a run that ended with most groups solved, and did not begin so: that it teaches nothing now is its success."""
+def _solved_fact(shares: Floats, held_out: Fact | None, *, has_ended: bool) -> Fact | None:
+    """Of a run with most groups solved now, and few at the start: that it teaches nothing now is its success."""
     values = shares[np.isfinite(shares)]
     if len(values) < MIN_STEPS:
         return None
@@ -151,10 +156,14 @@ def _solved_fact(shares: Floats, held_out: Fact | None) -> Fact | None:
     first, last = float(values[:size].mean()), float(values[-size:].mean())
     if first > FLAT_WARN or last <= FLAT_WARN:
         return None
-    text = f"At the end {last:.0%} of groups had only right answers: solved, as far as the reward can tell."
+    when, verb = ("At the end", "had") if has_ended else ("Now", "have")
+    text = f"{when} {last:.0%} of groups {verb} only right answers: solved, as far as the reward can tell."
+    if not has_ended:
+        text += " What is left of the run will teach little: stop it, or give it harder prompts."
     if held_out is None:
         text += " Held-out prompts would tell it from a trick that always pays."
-    return Fact("solved", "info" if held_out is None else "ok", text, f"Solved: {last:.0%} of groups all right.")
+    level: Level = "ok" if has_ended and held_out is not None else "info"
+    return Fact("solved", level, text, f"Solved: {last:.0%} of groups all right.")
 
 
 def _is_saturation(finding: Mapping[str, Any]) -> bool:
@@ -170,12 +179,20 @@ def _eval_fact(reward: Floats, evals: Floats) -> Fact | None:
     training = reward[np.isfinite(reward)]
     size = min(NUM_STEPS, len(training) // 2)
     rises = size >= MIN_STEPS // 2 and float(training[-size:].mean()) > float(training[:size].mean())
-    has_fallen = len(values) >= 3 and last < values[0] and rises
-    if has_fallen:
-        return Fact(
-            "eval", "warn", text + " Training reward rises while held-out reward falls.", "Held-out reward falls."
-        )
+    fall = float(values[0]) - last
+    if len(values) >= 3 and fall > 0 and rises:
+        text += " Training reward rises while held-out reward falls."
+        return Fact("eval", "warn", text, "Held-out reward falls.")
+    if len(values) >= 3 and fall > CLEAR_FALL * abs(float(values[0])):
+        return Fact("eval", "warn", text + " It is lower than before training.", "Held-out reward fell.")
     return Fact("eval", "ok", text)
+
+
+def _with_head(held_out: Fact, evals: Floats) -> Fact:
+    """Beside "solved" stands what held-out prompts say to it; what is wrong with them has its head already."""
+    values = evals[np.isfinite(evals)]
+    head = held_out.head or f"Held-out reward {_short(float(values[0]))} → {_short(float(values[-1]))}."
+    return held_out._replace(head=head)
 
 
 def _findings_fact(findings: Sequence[Mapping[str, Any]]) -> Fact | None:

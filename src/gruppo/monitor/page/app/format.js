@@ -12,7 +12,7 @@ export function short(value) {
   if (!isNumber(value)) return NONE;
   const size = Math.abs(value);
   if (size === 0) return '0';
-  if (size >= 1e9 || size < 1e-4) return sign(value.toExponential(1).replace('e+', 'e'));
+  if (size >= 1e9 || size < 1e-4) return sign(value.toExponential(1).replace('.0e', 'e').replace('e+', 'e'));
   if (size >= 1e6) return sign(`${trim(value / 1e6)}M`);
   if (size >= 1e4) return sign(`${trim(value / 1e3)}k`);
   return sign(Number.isInteger(value) ? String(value) : trim(value));
@@ -25,7 +25,7 @@ const trim = (value) => {
 };
 
 /** @param {string} text */
-const sign = (text) => text.replace('-', MINUS);
+const sign = (text) => text.replaceAll('-', MINUS);
 
 /** With its sign in front. @param {any} value */
 export const signed = (value) => (isNumber(value) && value > 0 ? `+${short(value)}` : short(value));
@@ -34,14 +34,15 @@ export const signed = (value) => (isNumber(value) && value > 0 ? `+${short(value
 export function percent(value) {
   if (!isNumber(value)) return NONE;
   const share = value * 100;
-  return `${share > 0 && share < 1 ? share.toFixed(1) : Math.round(share)} %`;
+  return `${share > 0 && share < 1 ? share.toFixed(1) : Math.round(share)}%`;
 }
 
-/** All digits that matter, for tables. @param {any} value */
-export function exact(value) {
+/** All digits that matter, for tables. @param {any} value @param {number} [digits] */
+export function exact(value, digits = 6) {
   if (!isNumber(value)) return value === null || value === undefined ? NONE : String(value);
   if (Number.isInteger(value)) return sign(String(value));
-  return sign(String(Number(value.toPrecision(6))));
+  if (Math.abs(value) < 1e-4) return sign(value.toExponential(2).replace(/\.?0*e/, 'e'));
+  return sign(String(Number(value.toPrecision(digits))));
 }
 
 /** @param {any} seconds */
@@ -55,6 +56,25 @@ export function duration(seconds) {
   if (hours < 48) return `${hours} h ${String(minutes % 60).padStart(2, '0')} min`;
   return `${Math.floor(hours / 24)} d ${hours % 24} h`;
 }
+
+/** As short as an axis needs it. @param {any} seconds */
+export function durationTick(seconds) {
+  if (!isNumber(seconds)) return NONE;
+  if (seconds === 0) return '0';
+  for (const [size, unit] of UNITS) if (seconds >= size) return `${coarse(seconds / size)} ${unit}`;
+  return `${coarse(seconds * 1000)} ms`;
+}
+
+/** @param {number} value */
+const coarse = (value) => Number(value.toPrecision(value < 100 ? 2 : 3));
+
+/** @type {[number, string][]} */
+const UNITS = [
+  [86400, 'd'],
+  [3600, 'h'],
+  [60, 'min'],
+  [1, 's'],
+];
 
 /** How long ago. @param {any} time seconds since 1970 @param {number} [now] */
 export function ago(time, now = Date.now() / 1000) {

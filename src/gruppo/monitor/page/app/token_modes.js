@@ -2,7 +2,7 @@
  * What the colour behind a token can mean, each computed from the recorded columns. Pure.
  *
  * @typedef {{
- *   id: string, label: string, words: string, isSigned: boolean,
+ *   id: string, label: string, words: string, isSigned: boolean, zero?: string,
  *   of: (columns: Record<string, (number|null)[]>, i: number, advantage: number) => number|null,
  *   needs: string[]
  * }} TokenMode
@@ -20,6 +20,7 @@ export const logprobOf = (columns, i) => {
 export const MODES = [
   {
     id: 'push',
+    zero: 'The advantage of this answer is 0, or every token was certain.',
     label: 'push',
     words:
       'Advantage × (1 − probability): how hard the update pushes this token. A token that was certain anyway is hardly moved.',
@@ -32,6 +33,7 @@ export const MODES = [
   },
   {
     id: 'ratio',
+    zero: 'The ratio was 1 (on-policy: the tokens were sampled by the policy that was updated), or the advantage is 0.',
     label: 'advantage × (ratio − 1)',
     words: 'How far the policy has already moved where the advantage wants it: above 0 with it, below 0 against it.',
     isSigned: true,
@@ -94,9 +96,10 @@ export function shades(mode, columns, advantage, count) {
     .filter((value) => value !== null)
     .map(Math.abs)
     .sort((a, b) => a - b);
-  const top = Math.max(sizes[Math.min(sizes.length - 1, Math.floor(sizes.length * 0.98))] ?? 0, 1e-9);
+  const last = sizes[sizes.length - 1] ?? 0;
+  const top = sizes[Math.min(sizes.length - 1, Math.floor(sizes.length * 0.98))] || last;
   const levels = values.map((value) =>
-    value === null ? 0 : Math.min(4, Math.ceil((4 * Math.abs(value)) / top - 0.08)),
+    !value ? 0 : Math.min(4, Math.ceil((4 * Math.abs(value)) / top - 0.08)),
   );
   return { values, levels: levels.map((level) => Math.max(0, level)), top };
 }

@@ -6,7 +6,7 @@ import { duration, percent, short } from './format.js';
 /**
  * @typedef {{
  *   id: string, title: string, note: string, keys: [string, string][], format?: (value: any) => string,
- *   range?: [number, number], split?: string, empty?: string, band?: boolean
+ *   range?: [number, number], split?: string, empty?: string, band?: boolean, unit?: string
  * }} ChartOf  `keys`: metric, label. The first that is recorded is the chart's value
  */
 
@@ -46,12 +46,13 @@ export const OVERVIEW = [
       ['completions/mean_length', 'mean'],
       ['completions/max_length', 'longest'],
     ],
+    unit: 'tokens',
   },
   {
     id: 'clipped',
     title: 'Cut-off answers',
     note: 'Answers that hit max_completion_length. Many of them often means a reward of 0 for no good reason.',
-    keys: [['completions/clipped_ratio', 'cut off']],
+    keys: [['completions/clipped_ratio', 'cut-off answers']],
     format: percent,
     range: [0, 1],
   },
@@ -60,6 +61,7 @@ export const OVERVIEW = [
     title: 'Entropy',
     note: 'How undecided the policy is, nats per token. Near 0 it no longer explores.',
     keys: [['entropy', 'entropy']],
+    unit: 'nats',
   },
   {
     id: 'drift',
@@ -69,6 +71,7 @@ export const OVERVIEW = [
       ['kl', 'KL'],
       ['sampling/sampling_logp_difference/mean', 'sampler gap'],
     ],
+    unit: 'nats',
     range: [0, 0],
   },
   {

@@ -60,12 +60,12 @@ function narrow(width, numRows) {
   return {
     isNarrow: true,
     width,
-    height: rowsTop + body + 70 + 150,
+    height: rowsTop + body + 70 + 166,
     prompt: { x: 1, y: TOP - 26, width: width - 2, height: promptHeight },
     answers: { x: 1, y: rowsTop, width: answers, height: body },
     rewards: { x: 1 + answers + gap, y: rowsTop, width: rest, height: body },
     advantages: { x: 1 + answers + 2 * gap + rest, y: rowsTop, width: rest, height: body },
-    learn: { x: 1, y: rowsTop + body + 62, width: width - 2, height: 150 },
+    learn: { x: 1, y: rowsTop + body + 62, width: width - 2, height: 166 },
     rowY: (i) => rowsTop + i * ROW + ROW / 2,
   };
 }

@@ -219,6 +219,7 @@ function lessons(loss) {
   if (!loss) return ['loss not recorded'];
   const clip = loss['clip_ratio/region_mean'];
   return [
+    'the whole step:',
     `loss ${cut(loss.loss_type ?? '', 12)}  ${short(loss.loss)}`,
     loss.beta ? `KL ${short(loss.kl)} × β ${short(loss.beta)}` : 'no KL term (β 0)',
     `clip ±${short(loss.epsilon)}${clip === null || clip === undefined ? '' : `, ${percent(clip)} of tokens`}`,

@@ -19,8 +19,9 @@ import { uplotOptions } from './uplot_options.js';
  *   title: string, note?: any, steps: number[], lastSteps?: number[], lines: Line[], format?: (value: any) => string,
  *   onOpen?: (step: number) => void, openWords?: string, marks?: {step: number, label: string}[], height?: number,
  *   window?: number, range?: [number, number], xLabel?: string, value?: any, delta?: any, sync?: string, class?: string,
- *   empty?: any
- * }} props  `window`: smoothing in points; `sync`: charts with the same word share the cursor
+ *   empty?: any, unit?: string, axisFormat?: (value: any) => string
+ * }} props  `window`: smoothing in points; `sync`: charts with the same word share the cursor; `unit`: of the value; `axisFormat`:
+ *   for the axis, where `format` is too long
  */
 export function LineChart(props) {
   const { title, note, steps, lines, format = short, xLabel = 'step', window: size = 1 } = props;
@@ -34,13 +35,14 @@ export function LineChart(props) {
   };
   const value = props.value === undefined && drawn.length ? format(lastOf(drawn[0].values)) : props.value;
   const isEmpty = drawn.length === 0;
+  const latest = props.unit ? html`${value} <span class="figure-unit">${props.unit}</span>` : value;
   return html`
-    <${Figure} title=${title} name=${title} note=${note} value=${isEmpty ? undefined : value} delta=${props.delta}
+    <${Figure} title=${title} name=${title} note=${note} value=${isEmpty ? undefined : latest} delta=${props.delta}
       twin=${twin}
       class=${props.class}
       legend=${
         !isEmpty &&
-        html`<${Legend} lines=${drawn} steps=${steps} index=${index} format=${format}
+        html`<${Legend} lines=${drawn} steps=${steps} index=${index} format=${format} title=${title}
       words=${(i) => `${xLabel} ${stepWords(props, i)}`} />`
       }>
       ${
@@ -57,10 +59,10 @@ export function LineChart(props) {
 const stepWords = ({ steps, lastSteps }, i) =>
   lastSteps && lastSteps[i] !== steps[i] ? `${steps[i]}–${lastSteps[i]}` : String(steps[i] ?? '');
 
-/** @param {{lines: Line[], steps: number[], index: number|null, format: (value: any) => string, words: (i: number) => string}} props */
-function Legend({ lines, steps, index, format, words }) {
+/** @param {{title: string, lines: Line[], steps: number[], index: number|null, format: (value: any) => string, words: (i: number) => string}} props */
+function Legend({ title, lines, steps, index, format, words }) {
   const at = index !== null && index < steps.length ? index : null;
-  if (lines.length === 1 && at === null)
+  if (lines.length === 1 && at === null && lines[0].label.toLowerCase() === flat(title).toLowerCase())
     return html`<p class="legend" aria-hidden="true"><span
     class="legend-at">${words(steps.length - 1)}</span></p>`;
   return html`
@@ -83,7 +85,7 @@ function Plot(props) {
     steps,
     lines,
     size,
-    height = 150,
+    height = 164,
     onOpen,
     openWords = 'opens the step',
     onIndex,
@@ -93,6 +95,7 @@ function Plot(props) {
     sync,
     format,
     xLabel,
+    axisFormat = format,
   } = props;
   const [box, width] = useWidth();
   const theme = useThemeKey();
@@ -112,7 +115,7 @@ function Plot(props) {
 
   useEffect(() => {
     if (!box.current || width === 0) return undefined;
-    const options = uplotOptions({ width, height, lines, marks, range, sync, format });
+    const options = uplotOptions({ width, height, lines, marks, range, sync, format: axisFormat, xLabel });
     options.hooks.setCursor = [
       (u) => {
         const i = u.cursor.idx;
@@ -152,6 +155,12 @@ function Plot(props) {
     event.stopPropagation();
     action();
   };
+  /** The point under the pointer, not the cursor's: new data take the cursor away, and a tap never had one. */
+  const onClick = (event) => {
+    const u = plot.current;
+    if (!onOpen || !u || steps.length === 0) return;
+    onOpen(steps[u.posToIdx(event.clientX - u.over.getBoundingClientRect().left)]);
+  };
   const words =
     index === null || index >= steps.length
       ? ''
@@ -161,7 +170,7 @@ function Plot(props) {
       aria-roledescription="line chart" data-own-keys
       aria-label=${`${flat(title)}. ${summary(steps, lines, format, xLabel)} Arrow keys move the cursor${onOpen ? `, Enter ${openWords}` : ''}.`}
       onKeyDown=${onKeyDown}
-      onClick=${() => onOpen && index !== null && index < steps.length && onOpen(steps[index])}
+      onClick=${onClick}
       ref=${box}></div>
     <p class="sr-only" aria-live="polite">${words}</p>
   `;

@@ -120,7 +120,7 @@ function Axes({ x, y, xs, ys, width, xLabel, yLabel }) {
       (value) => html`<line x1=${EDGE.left} x2=${width - EDGE.right} y1=${y(value)} y2=${y(value)}
       class="grid" /><text x=${EDGE.left - 6} y=${y(value) + 4} text-anchor="end" class="tick">${short(value)}</text>`,
     )}
-    ${ticks(xs, width < 420 ? 3 : 6).map(
+    ${ticks(xs, width < 420 ? 4 : 6).map(
       (value) => html`<text x=${x(value)} y=${HEIGHT - EDGE.bottom + 16}
       text-anchor="middle" class="tick">${short(value)}</text>`,
     )}

@@ -10,10 +10,10 @@ const NAMES = ['c1', 'c2', 'c3', 'c4', 'c5', 'c6', 'muted', 'grid', 'band'];
 
 /**
  * @param {{width: number, height: number, lines: any[], marks: {step: number, label: string}[],
- *          range?: [number, number], sync?: string, format: (value: any) => string}} given
+ *          range?: [number, number], sync?: string, xLabel: string, format: (value: any) => string}} given
  * @returns {any}
  */
-export function uplotOptions({ width, height, lines, marks, range, sync, format }) {
+export function uplotOptions({ width, height, lines, marks, range, sync, format, xLabel }) {
   const paint = colours(NAMES);
   /** @type {any[]} */
   const series = [{}];
@@ -45,7 +45,18 @@ export function uplotOptions({ width, height, lines, marks, range, sync, format 
     legend: { show: false },
     scales: { x: { time: false, range: xRange }, y: { range: yRange(range) } },
     axes: [
-      { ...axis, size: 24, gap: 4, space: 48, incrs: STEPS, values: (_, ticks) => ticks.map(format0) },
+      {
+        ...axis,
+        size: 24,
+        gap: 4,
+        space: 48,
+        incrs: STEPS,
+        values: (_, ticks) => ticks.map(format0),
+        label: xLabel,
+        labelFont: FONT,
+        labelSize: 14,
+        labelGap: 0,
+      },
       {
         ...axis,
         size: 46,

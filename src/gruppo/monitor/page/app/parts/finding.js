@@ -51,11 +51,25 @@ const Evidence = ({ run, rows }) =>
   rows.length > 0 &&
   html`<p class="evidence">
     Open ${rows.length}:
-    ${rows.map(
-      (row) => html` <a
-        href=${href('completion', { run, id: row.id })}>step ${row.step} group ${row.group_id} answer ${row.sample}</a>`,
+    ${placesOf(rows).map(
+      ([place, answers]) => html` <span><span class="place">${place}</span>
+        ${answers.map(
+          (row) => html` <a href=${href('completion', { run, id: row.id })}
+            aria-label=${`${place} answer ${row.sample}`}>answer ${row.sample}</a>`,
+        )}</span>`,
     )}
   </p>`;
+
+/** Answers of one group stand together. @param {any[]} rows @returns {[string, any[]][]} */
+function placesOf(rows) {
+  /** @type {Map<string, any[]>} */
+  const places = new Map();
+  for (const row of rows) {
+    const place = `step ${row.step} group ${row.group_id}`;
+    places.set(place, [...(places.get(place) ?? []), row]);
+  }
+  return [...places];
+}
 
 /** The check's documentation, asked for when it is opened. @param {{run: string, check: string}} props */
 function About({ run, check }) {

@@ -10,16 +10,15 @@ import { Empty, Section, Select, State, waiting } from '../parts/basics.js';
 import { promptLine } from '../parts/group_parts.js';
 import { DataTable } from '../parts/table.js';
 import { go, href } from '../routes.js';
+import { lastOf } from '../series.js';
 import { Untrusted } from '../untrusted.js';
 import { OVERVIEW, formatOf } from '../words.js';
 import { Visits } from './prompt.js';
 
-const CURVES = [
-  ['reward', 'Reward'],
-  ...OVERVIEW.filter((chart) => chart.id !== 'reward').flatMap((chart) =>
-    chart.keys.slice(0, 1).map(([key]) => [key, chart.title]),
-  ),
-];
+/** Metric and title: the first of each chart of the Overview, both of "Drift". */
+const CURVES = OVERVIEW.flatMap(({ id, title, keys }) =>
+  id === 'drift' ? keys.map(([key, label]) => [key, `${title}: ${label}`]) : keys.slice(0, 1).map(([key]) => [key, title]),
+);
 
 /** @param {import('./index.js').ViewProps} props */
 export function CompareChoice({ route, runs }) {
@@ -121,7 +120,7 @@ function Curves({ data, names }) {
   };
   return html`
     <div class="chart-grid">
-      ${CURVES.map(([key, title]) => {
+      ${CURVES.filter(([key]) => [a, b].some(({ series }) => lastOf(series[key]?.mean) !== null)).map(([key, title]) => {
         const lines = [a, b].map((side, i) => ({ label: names[i], values: column(side, key) }));
         return html`<${LineChart} key=${key} title=${title} steps=${steps} lines=${lines} format=${formatOf(key)}
           value=${null} sync="compare" />`;

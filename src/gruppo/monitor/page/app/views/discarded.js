@@ -88,7 +88,7 @@ function Rows({ run, rows, cause, onPage }) {
   const { data } = rows;
   if (data.num_rows === 0) return html`<${Empty} title="None.">No answer of these steps was lost for this reason.<//>`;
   return html`
-    <p class="muted">${plural(data.num_rows, 'answer')}, steps ${data.from} to ${data.to}</p>
+    <p class="muted">${plural(data.num_rows, 'answer')}, ${data.from === data.to ? `step ${data.to}` : `steps ${data.from} to ${data.to}`}</p>
     <ol class="row-list">
       ${data.rows.map(
         (row) => html`
@@ -96,7 +96,8 @@ function Rows({ run, rows, cause, onPage }) {
             <p class="finding-head">
               <a
                 href=${href('completion', { run, id: row.id })}>step ${row.step}, group ${row.group_id}, answer ${row.sample}</a>
-              <b>${short(row.reward)}</b> <${Advantage} value=${row.advantage} /> <${Reason}
+              <span><span class="muted">reward</span> <b>${short(row.reward)}</b></span>
+              <span class="muted">advantage</span> <${Advantage} value=${row.advantage} /> <${Reason}
                 reason=${row.finish_reason} />
               ${Object.keys(row.terms).map(
                 (name) => html`<${Term} name=${name} value=${row.terms[name]}

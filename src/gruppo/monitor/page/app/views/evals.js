@@ -16,6 +16,17 @@ import { formatOf } from '../words.js';
 /** Kept out of the curves: they say how the evaluation ran, not how good the policy is. */
 const ASIDE = /runtime|per_second|^num_tokens$|^epoch$/;
 const PASS = /^pass@/;
+/** Nothing is trained in an evaluation, so nothing is clipped; lengths of a part of the answers are in the table. */
+const DULL = /^clip_ratio\/|terminated|^loss$/;
+/** What is asked first comes first; the rest follows as it is. */
+const FIRST = [/^rewards\/.*\/mean$/, /mean_length$/, /clipped_ratio$/, /^groups\//, /zero_std/, /^entropy$/, /^rewards\//];
+/** With one answer per prompt, a group has no spread. */
+const OF_GROUPS = /^groups\/|zero_std/;
+const rank = (key) => {
+  const place = FIRST.findIndex((pattern) => pattern.test(key));
+  return place < 0 ? FIRST.length : place;
+};
+const MAX_CURVES = 9;
 
 /** @param {import('./index.js').ViewProps} props */
 export function Evals({ run, summary, versions }) {
@@ -32,14 +43,15 @@ export function Evals({ run, summary, versions }) {
         title="No evaluation is recorded.">Give the trainer an eval_dataset, and set eval_strategy="steps" and eval_steps: only held-out prompts show whether the reward is being gamed.<//>`
         : splits.map(
             ([name, split]) => html`<${EvalSet} key=${name} run=${run} name=${name} split=${split}
+        hasGroups=${summary.config?.num_generations_eval !== 1}
         training=${curves} />`,
           )
     }
   `;
 }
 
-/** @param {{run: string, name: string, split: any, training: import('../series.js').Curves}} props */
-function EvalSet({ run, name, split, training }) {
+/** @param {{run: string, name: string, split: any, hasGroups: boolean, training: import('../series.js').Curves}} props */
+function EvalSet({ run, name, split, hasGroups, training }) {
   const { steps, series, best } = split;
   const open = (step) => go(href('step', { run, step }, { split: name }));
   const names = Object.keys(series).filter((key) => !ASIDE.test(key));
@@ -47,7 +59,10 @@ function EvalSet({ run, name, split, training }) {
   const beside = steps.map((step) => (training.steps.length ? trained[nearest(training.steps, step)] : null));
   const latest = lastOf(series.reward?.mean);
   const passes = names.filter((key) => PASS.test(key));
-  const others = names.filter((key) => key !== 'reward' && !PASS.test(key)).slice(0, 12);
+  const others = names
+    .filter((key) => key !== 'reward' && !PASS.test(key) && !DULL.test(key) && (hasGroups || !OF_GROUPS.test(key)))
+    .sort((one, two) => rank(one) - rank(two))
+    .slice(0, MAX_CURVES);
   return html`
     <${Section} title=${name === 'eval' ? 'Held-out prompts' : flat(name)}>
       <dl class="facts">
@@ -78,7 +93,7 @@ function EvalSet({ run, name, split, training }) {
         }
         ${others.map(
           (key) => html`<${LineChart} title=${key} steps=${steps} onOpen=${open} format=${formatOf(key)}
-          lines=${[{ label: key, values: series[key].mean }]} />`,
+          range=${formatOf(key) === percent ? [0, 1] : undefined} lines=${[{ label: key, values: series[key].mean }]} />`,
         )}
       </div>
       <details class="columns"><summary>All numbers</summary>

@@ -119,11 +119,10 @@ function Answers({ run, data, marked, onMark }) {
               aria-current=${i === marked ? 'true' : null}>
               <div class="answer-head">
                 <button type="button" class="quiet answer-mark" aria-label=${`Mark answer ${answer.sample}`}
-                  onClick=${() => onMark(i)}>${answer.sample}</button>
-                <b>${short(answer.reward)}</b>
+                  onClick=${() => onMark(i)}>answer ${answer.sample}</button>
+                <span><span class="muted">reward</span> <b>${short(answer.reward)}</b></span>
                 <${Advantage} value=${answer.advantage} />
                 <${Reason} reason=${answer.finish_reason} />
-                <span class="muted">${plural(answer.n_completion, 'token')}</span>
               </div>
               <${Bar} value=${answer.reward} low=${low} high=${high} label=${`reward ${short(answer.reward)}`} />
               <div class="terms">${answer.terms.map((term) => html`<${Term} ...${term} />`)}</div>
@@ -132,6 +131,7 @@ function Answers({ run, data, marked, onMark }) {
               <p class="answer-links">
                 <a href=${href('completion', { run, id: answer.id })}>Open answer ${answer.sample}</a>
                 ${answer.has_tokens && html`<a href=${href('tokens', { run, id: answer.id })}>Tokens</a>`}
+                <span class="muted answer-size">${plural(answer.n_completion, 'token')}</span>
               </p>
             </li>
           `,
@@ -168,13 +168,13 @@ function Numbers({ run, data }) {
   ];
   const rows = data.completions.map((answer) => [
     html`<a href=${href('completion', { run, id: answer.id })}>answer ${answer.sample}</a>`,
-    exact(answer.reward),
-    ...answer.terms.map((term) => (term.status === 'ok' ? exact(term.value) : flat(term.status))),
-    exact(answer.advantage),
+    exact(answer.reward, 4),
+    ...answer.terms.map((term) => (term.status === 'ok' ? exact(term.value, 4) : flat(term.status))),
+    exact(answer.advantage, 4),
     exact(answer.n_completion),
-    exact(answer.entropy_mean),
-    exact(answer.sampler_logprob_mean),
-    exact(answer.seconds),
+    exact(answer.entropy_mean, 4),
+    exact(answer.sampler_logprob_mean, 4),
+    exact(answer.seconds, 3),
     flat(answer.finish_reason),
   ]);
   return html`<${DataTable}

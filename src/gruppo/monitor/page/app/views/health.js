@@ -75,7 +75,7 @@ const LANE = 26;
 /** Lanes of detectors; each span has a colour, a glyph and a height of its own. */
 function Strip({ detectors, last, picked, onPick }) {
   const [box, width] = useWidth();
-  const labels = width < 560 ? 88 : 210;
+  const labels = width < 560 ? 88 : 240;
   const x = (step) => labels + ((width - labels - 8) * (step - 1)) / Math.max(last - 1, 1);
   const height = detectors.length * LANE + 26;
   const rows = () =>

@@ -22,7 +22,7 @@ export function Overview({ run, summary, versions }) {
     <${Verdict} verdict=${summary.verdict} run=${run} />
     <${Progress} summary=${summary} />
     <${Charts} run=${run} summary=${summary} versions=${versions} />
-    <${Section} title="Last alarms" aside=${html`<a href=${href('health', { run })}>All checks</a>`}>
+    <${Section} title="Last findings" aside=${html`<a href=${href('health', { run })}>All checks</a>`}>
       ${
         summary.findings.length
           ? html`<ul
@@ -31,7 +31,7 @@ export function Overview({ run, summary, versions }) {
           finding=${finding} />`,
           )}</ul>`
           : html`<${Empty}
-          title="No alarm so far.">The checks look at every step; what they find appears here with the answers that prove it.<//>`
+          title="Nothing found so far.">The checks look at every step; what they find appears here with the answers that prove it.<//>`
       }
     <//>
   `;
@@ -60,7 +60,7 @@ const Verdict = ({ verdict, run }) => html`
 
 /** @param {{summary: any}} props */
 function Progress({ summary }) {
-  const { progress, latest, device, config, time, updated, attempts } = summary;
+  const { progress, latest, config, time, updated, attempts } = summary;
   const share = progress?.share;
   return html`
     <section class="card progress-card" aria-label="Progress">
@@ -83,12 +83,20 @@ function Progress({ summary }) {
         <${Fact} label="Per step" value=${duration(progress?.seconds_per_step)} />
         <${Fact} label="Tokens per second" value=${short(latest?.['perf/tokens_per_second'])} />
         <${Fact} label="Answers per prompt" value=${short(config?.num_generations)} />
-        <${Fact} label="Device"
-          value=${device ? `${device.count > 1 ? `${device.count} × ` : ''}${flat(device.name ?? device.type)}` : '–'} />
+        <${Fact} label="Device" ...${deviceWords(summary.device)} />
         ${attempts.length > 1 && html`<${Fact} label="Attempts" value=${attempts.length} note="resumed" />`}
       </dl>
     </section>
   `;
+}
+
+/** A CPU's name is no more than its architecture. @param {any} device */
+function deviceWords(device) {
+  if (!device) return { value: '–' };
+  const name = flat(device.name ?? '');
+  const times = device.count > 1 ? `${device.count} × ` : '';
+  if (device.type === 'cpu') return { value: `${times}CPU`, note: name };
+  return { value: `${times}${name || flat(device.type)}` };
 }
 
 /** @param {{run: string, summary: any, versions: any}} props */
@@ -118,7 +126,7 @@ function Charts({ run, summary, versions }) {
             onOpen=${(step) => go(href('step', { run, step }, { split: Object.keys(evals.data.splits)[0] }))} />`
           : html`<${LineChart} key=${chart.id} class=${`chart-${chart.id}`} title=${chart.title} note=${chart.note}
             steps=${curves.steps} lastSteps=${curves.lastSteps}
-              lines=${linesOf(chart, curves)} format=${chart.format} range=${chart.range} marks=${marks} window=${window} onOpen=${open} sync="overview"
+              lines=${linesOf(chart, curves)} format=${chart.format} unit=${chart.unit} range=${chart.range} marks=${marks} window=${window} onOpen=${open} sync="overview"
               delta=${change(curves.series[chart.keys[0][0]]?.mean, chart.format)} />`,
       )}
     </div>

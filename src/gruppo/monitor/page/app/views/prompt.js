@@ -106,7 +106,8 @@ export function PromptHistory({ run, summary, route, versions }) {
       visits.length === 0
         ? html`<${Empty}
         title="No visit of this prompt was found.">${before === null ? 'It was never drawn in this set.' : 'Older rounds were not searched yet.'}<//>`
-        : html`<${LineChart} title="Reward of this prompt" note="Mean of its answers; the shade spans worst to best."
+        : visits.length > 1 &&
+          html`<${LineChart} title="Reward of this prompt" note="Mean of its answers; the shade spans worst to best."
         steps=${oldestFirst.map((visit) => visit.step)}
           lines=${[{ label: 'mean', values: oldestFirst.map((visit) => visit.mean), low: oldestFirst.map((visit) => edge(visit.rewards, Math.min)), high: oldestFirst.map((visit) => edge(visit.rewards, Math.max)) }]} onOpen=${open} openWords="opens its group" />`
     }

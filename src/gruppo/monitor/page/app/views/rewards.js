@@ -10,6 +10,9 @@ import { useMetrics, useResource, useSmoothing, useTitle } from '../hooks.js';
 import { Choice, Empty, Section, Select, waiting } from '../parts/basics.js';
 import { go, href } from '../routes.js';
 
+/** What is not a function's own name is a word of ours, and begins a title. */
+const SUMS = { reward: 'Reward', advantage: 'Advantage' };
+
 /** @param {import('./index.js').ViewProps} props */
 export function Rewards({ run, summary, route, versions }) {
   const { split = 'train', y = 'reward' } = route.query;
@@ -35,7 +38,7 @@ export function Rewards({ run, summary, route, versions }) {
               options=${['reward', 'advantage', ...data.reward_names].map((name) => [name, name])}
               onPick=${(value) => go(href('rewards', { run }, { ...route.query, y: value }), true)} /></div>
             <div class="two">
-              <${Scatter} title=${`${y} and length`}
+              <${Scatter} title=${`${SUMS[y] ?? y} and length`}
                 note="If long answers earn more whatever they say, the reward pays for length. A click opens the answer."
                 xs=${data.rows.lengths} ys=${y in data.rows.terms ? data.rows.terms[y] : data.rows[y === 'advantage' ? 'advantages' : 'rewards']} steps=${data.rows.steps} ids=${data.rows.ids}
                 xLabel="tokens" yLabel=${y} onOpen=${(id) => go(href('completion', { run, id }))} />

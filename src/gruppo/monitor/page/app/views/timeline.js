@@ -4,7 +4,7 @@
 import { join } from '../api.js';
 import { Figure } from '../charts/figure.js';
 import { LineChart } from '../charts/line.js';
-import { duration, moment, percent, setting, short, plural } from '../format.js';
+import { duration, durationTick, exact, isNumber, moment, percent, setting, short, plural } from '../format.js';
 import { html } from '../html.js';
 import { useMetrics, useResource, useTitle, useWidth } from '../hooks.js';
 import { Empty, Section, waiting } from '../parts/basics.js';
@@ -13,7 +13,9 @@ import { go, href } from '../routes.js';
 import { Untrusted, flat } from '../untrusted.js';
 
 const HEIGHT = 230;
-const EDGE = { left: 52, right: 8, top: 8, bottom: 30 };
+const EDGE = { left: 52, right: 8, top: 18, bottom: 30 };
+/** How many times longer than the usual long step a step must be to be cut off. */
+const FAR = 5;
 const MAX_BARS = 120;
 
 /** @param {import('./index.js').ViewProps} props */
@@ -37,7 +39,7 @@ export function Timeline({ run, summary, versions }) {
         ? html`<${Empty} title="No phase times are recorded.">They are the metrics time/... of each step.<//>`
         : html`<${Phases} curves=${curves} phases=${phases} onOpen=${open} />
           <div class="two">
-            <${LineChart} title="Time per step" format=${duration} steps=${curves.steps} lastSteps=${curves.lastSteps}
+            <${LineChart} title="Time per step" format=${duration} axisFormat=${durationTick} steps=${curves.steps} lastSteps=${curves.lastSteps}
               range=${[0, 0]} onOpen=${open}
               lines=${[{ label: 'step', values: curves.series.step_time?.mean ?? [] }]} />
             <${LineChart} title="Tokens per second" steps=${curves.steps} lastSteps=${curves.lastSteps} range=${[0, 0]}
@@ -54,6 +56,14 @@ export function Timeline({ run, summary, versions }) {
 /** @param {import('../series.js').Curves} curves @param {string} name */
 const total = (curves, name) => curves.series[name].mean.reduce((sum, value) => sum + (value ?? 0), 0);
 
+/** The height of the columns; a few that are far longer than all others are cut off, and say how long they are. */
+function topOf(sums) {
+  const sorted = [...sums].sort((a, b) => a - b);
+  const usual = sorted[Math.floor(sorted.length * 0.95)] ?? 0;
+  const most = sorted[sorted.length - 1] ?? 0;
+  return Math.max(usual > 0 && most > FAR * usual ? 1.5 * usual : most, 1e-9);
+}
+
 /** Stacked columns: one per step, or per bucket of steps. */
 function Phases({ curves, phases, onOpen }) {
   const [box, width] = useWidth();
@@ -61,7 +71,8 @@ function Phases({ curves, phases, onOpen }) {
   const shown = curves.steps.slice(skip);
   const at = (name, i) => curves.series[name].mean[i + skip] ?? 0;
   const sums = shown.map((_, i) => phases.reduce((sum, name) => sum + at(name, i), 0));
-  const top = Math.max(...sums, 1e-9);
+  const top = topOf(sums);
+  const most = Math.max(...sums);
   const all = phases.reduce((sum, name) => sum + total(curves, name), 0) || 1;
   const cell = (width - EDGE.left - EDGE.right) / Math.max(shown.length, 1);
   const y = (seconds) => HEIGHT - EDGE.bottom - ((HEIGHT - EDGE.top - EDGE.bottom) * seconds) / top;
@@ -81,20 +92,25 @@ function Phases({ curves, phases, onOpen }) {
             ${[0, 0.5, 1].map(
               (share) => html`<line x1=${EDGE.left} x2=${width - EDGE.right} y1=${y(top * share)} y2=${y(top * share)}
               class="grid" /><text x=${EDGE.left - 6} y=${y(top * share) + 4} text-anchor="end"
-              class="tick">${duration(top * share)}</text>`,
+              class="tick">${durationTick(top * share)}</text>`,
             )}
             ${shown.map((step, i) => {
               let base = 0;
               return html`<g class="phase-bar" onClick=${() => onOpen(step)}>
                 <title>step ${step}: ${duration(sums[i])}</title>
                 ${phases.map((name, j) => {
-                  const value = at(name, i);
+                  const value = Math.min(at(name, i), top - base);
                   const bar = html`<rect x=${EDGE.left + i * cell + 0.5} width=${Math.max(cell - 1, 1)}
                     y=${y(base + value)} height=${Math.max(y(base) - y(base + value), 0)}
                     class=${`fill-${(j % 6) + 1}`} />`;
                   base += value;
                   return bar;
-                })}</g>`;
+                })}
+                ${
+                  sums[i] > top &&
+                  html`<text x=${EDGE.left + (i + 0.5) * cell} y=${EDGE.top - 3} class="tick"
+                  text-anchor=${i * 2 > shown.length ? 'end' : 'start'}>▲${sums[i] === most ? ` ${durationTick(most)}` : ''}</text>`
+                }</g>`;
             })}
             ${[0, 0.5, 1].map(
               (share) => html`<text x=${EDGE.left + share * (width - EDGE.left - EDGE.right)}
@@ -151,9 +167,16 @@ const words = (event) =>
     ? `${event.is_cleared ? 'cleared' : event.severity} ${event.detector} ${event.name}: ${event.message}`
     : fields(event);
 
+const MAX_FIELDS = 8;
+
 /** @param {any} event */
-const fields = (event) =>
-  Object.entries(event)
-    .filter(([name, value]) => !COMMON.has(name) && value !== null && value !== '')
-    .map(([name, value]) => `${name.replaceAll('_', ' ')}: ${setting(value)}`)
-    .join('; ');
+function fields(event) {
+  const known = Object.entries(event).filter(([name, value]) => !COMMON.has(name) && value !== null && value !== '');
+  const rest = known.length > MAX_FIELDS ? `; and ${known.length - MAX_FIELDS} more in events.jsonl` : '';
+  return (
+    known
+      .slice(0, MAX_FIELDS)
+      .map(([name, value]) => `${name.replaceAll('_', ' ')}: ${isNumber(value) ? exact(value) : setting(value)}`)
+      .join('; ') + rest
+  );
+}

@@ -4,7 +4,7 @@
  * Arrows move through the tokens, w jumps to the strongest ones; sign and size are also said by underline and words.
  */
 import { join } from '../api.js';
-import { exact, short, signed } from '../format.js';
+import { exact, short } from '../format.js';
 import { html, useEffect, useMemo, useRef, useState } from '../html.js';
 import { useKept, useResource, useTitle } from '../hooks.js';
 import { useKeys } from '../keys.js';
@@ -124,15 +124,15 @@ function TokenText({ data }) {
       <button type="button" onClick=${toWorst}>Next strongest <kbd>w</kbd></button>
     </div>
     <p class="note">${mode.words}</p>
-    <${Scale} mode=${mode} top=${top} />
+    ${top > 0 ? html`<${Scale} mode=${mode} top=${top} />` : html`<p class="note"><b>0 for every token here.</b> ${mode.zero ?? ''}</p>`}
     <div class="token-layout">
       <div class="token-text mono" tabindex="0" role="group" aria-roledescription="token text"
         aria-label="Tokens. Arrow keys move, w jumps to the strongest." data-own-keys ref=${box} onKeyDown=${onKeyDown}
         onMouseLeave=${() => setPinned(-1)}>
         ${texts.map(
           (text, i) => html`<span id=${`token-${i}`}
-            class=${tokenClass(values[i], levels[i], data.columns, i, i === at)} onMouseEnter=${() => setPinned(i)}
-            onClick=${() => pick(i)}><${Untrusted} text=${text} raw="ends" /></span>`,
+            class=${tokenClass(values[i], levels[i], data.columns, i, i === at, text)}
+            onMouseEnter=${() => setPinned(i)} onClick=${() => pick(i)}><${Untrusted} text=${text} raw="ends" /></span>`,
         )}
       </div>
       <${Detail} data=${data} texts=${texts} i=${shown} mode=${mode} value=${values[shown]} />
@@ -149,10 +149,11 @@ const order = (values) =>
     .sort((a, b) => b[0] - a[0])
     .map(([, i]) => i);
 
-/** @param {number|null} value @param {number} level @param {Record<string, any[]>} columns @param {number} i @param {boolean} isAt */
-function tokenClass(value, level, columns, i, isAt) {
+/** @param {number|null} value @param {number} level @param {Record<string, any[]>} columns @param {number} i @param {boolean} isAt @param {string} text */
+function tokenClass(value, level, columns, i, isAt, text) {
   const side = value === null ? 'masked' : value < 0 ? 'neg' : 'pos';
-  return `tok ${side}${level} ${columns.clip?.[i] ? 'is-clipped' : ''} ${isAt ? 'is-at' : ''}`;
+  const bare = text === '' ? 'is-bare' : '';
+  return `tok ${side}${level} ${bare} ${columns.clip?.[i] ? 'is-clipped' : ''} ${isAt ? 'is-at' : ''}`;
 }
 
 /** @param {{mode: any, top: number}} props */
@@ -178,20 +179,25 @@ function Detail({ data, texts, i, mode, value }) {
   const rows = [
     ['position', exact(data.offset + i)],
     ['id', exact(columns.completion_ids?.[i])],
-    [mode.label, mode.isSigned ? signed(value) : exact(value)],
+    [mode.label, mode.isSigned && value > 0 ? `+${exact(value, 4)}` : exact(value, 4)],
     ['probability', logprob === null ? '–' : short(Math.exp(logprob))],
-    ['log-prob (trainer)', exact(logprob)],
-    ['log-prob (sampler)', exact(columns.logp_infer?.[i])],
-    ['sampler gap', exact(columns.delta?.[i])],
-    ['policy − reference', exact(columns.delta_ref?.[i])],
-    ['entropy', exact(columns.entropy?.[i])],
-    ['ratio', exact(columns.ratio?.[i])],
+    ['log-prob (trainer)', exact(logprob, 4)],
+    ['log-prob (sampler)', exact(columns.logp_infer?.[i], 4)],
+    ['sampler gap', exact(columns.delta?.[i], 4)],
+    ['policy − reference', exact(columns.delta_ref?.[i], 4)],
+    ['entropy', exact(columns.entropy?.[i], 4)],
+    ['ratio', exact(columns.ratio?.[i], 4)],
     ['clipped', columns.clip ? (columns.clip[i] ? 'yes' : 'no') : '–'],
     ['trained', columns.mask ? (columns.mask[i] ? 'yes' : 'no') : '–'],
   ];
   return html`
     <aside class="card token-detail" aria-label="The token at the cursor">
-      <p class="token-name mono">“<${Untrusted} text=${texts[i] ?? ''} raw />”</p>
+      ${
+        texts[i] === ''
+          ? html`<p class="token-name">no text of its own <span class="muted">a special token, such as the end; or the
+            rest of a character</span></p>`
+          : html`<p class="token-name mono">“<${Untrusted} text=${texts[i] ?? ''} raw />”</p>`
+      }
       <dl
         class="pairs">${rows
           .filter(([, text]) => text !== '–')
