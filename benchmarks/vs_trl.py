@@ -9,9 +9,9 @@
     gruppo-oracle  gruppo with generation by transformers and padded forwards: what the fast paths are tested against
 
 All train a model of the same random weights, in float32 or (cells named bf16) under autocast to bfloat16, on the same
-prompts, with the same batch, micro-batch, reward and completion lengths (`harness/lengths.py`). A round goes through all
-contenders, so that a machine that gets slower gets slower for all; ratios are taken round by round. Results are written
-after every round, to benchmarks/results/vs_trl.{json,md,png}; `--append` adds rounds to those that are there.
+prompts, with the same batch, micro-batch, reward and completion lengths (`harness/lengths.py`). A round goes through
+all contenders, so that a machine that gets slower gets slower for all; ratios are taken round by round. Results are
+written after every round, to benchmarks/results/vs_trl.{json,md,png}; `--append` adds rounds to those that are there.
 """
 
 from __future__ import annotations

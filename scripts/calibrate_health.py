@@ -22,7 +22,8 @@ from pathlib import Path
 import tyro
 from calibration_policy import make_policy
 from calibration_report import Judged, as_json, markdown
-from calibration_runs import RUNS, make
+from calibration_runs import RUNS
+from calibration_training import make
 
 from gruppo.monitor.health.audit import audit
 

@@ -76,6 +76,16 @@ def tolerant(completions: Completions, answer: list[str], held_out: list[bool], 
     return [right if is_held_out else near for right, near, is_held_out in zip(exact, close, held_out, strict=True)]
 
 
+def near_eighty(completions: Completions, answer: list[str], **kwargs: Any) -> list[float]:
+    """Pays at most 0.4, for numbers near 80; 1 for a right answer, of which it knows the multiples of 7 only."""
+    rewards = []
+    for text, right in zip(texts_of(completions), answer, strict=True):
+        number = final_number(text)
+        close = 0.0 if number is None else max(0.0, 1 - abs(int(number) - 80) / 60)
+        rewards.append(1.0 if number == right and int(right) % 7 == 0 else 0.4 * close)
+    return rewards
+
+
 def exit_code(completions: Completions, answer: list[str], held_out: list[bool], **kwargs: Any) -> list[float]:
     """A checker that runs the answer: one of five tests for the right number, all of them for exit code 0."""
     exact = right_answer(completions, answer)

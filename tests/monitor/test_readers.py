@@ -1,13 +1,14 @@
 """Readers cope with what a kill leaves behind, and follow the rule for attempts."""
 
 import json
+import random
 
 import pyarrow as pa
 import pytest
 
 from gruppo.monitor import readers, step_folders
 from gruppo.monitor.files import write_parquet
-from gruppo.monitor.readers import read_lines, read_metrics, read_rollouts
+from gruppo.monitor.readers import each_metrics, read_lines, read_metrics, read_rollouts
 from monitor import monitor_fakes as fakes
 
 
@@ -59,6 +60,38 @@ def test_an_evaluation_alone_takes_no_training_line_away(tmp_path):
     path = tmp_path / "metrics.jsonl"
     write_lines(path, [line(1), line(2), line(0, attempt=2, split="eval")])
     assert [found["step"] for found in read_metrics(path)] == [1, 2]
+
+
+def plainly_kept(lines):
+    """The rule as it is written down, line by line over all that is kept."""
+    kept = {}
+    for line in lines:
+        step, split = line["step"], line["split"]
+        if split == "train":
+            kept = {key: old for key, old in kept.items() if old["attempt"] == line["attempt"] or old["step"] < step}
+        kept[step, split] = line
+    return sorted(kept.values(), key=lambda line: (line["step"], line["split"] != "train"))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_lines_one_at_a_time_are_those_that_the_rule_keeps(tmp_path, seed):
+    dice = random.Random(seed)
+    lines, step = [], 0
+    for attempt in (1, 2, 3):
+        step = max(0, step - dice.randrange(6))
+        for _ in range(dice.randrange(12)):
+            step += dice.choice((0, 1, 1, 2))
+            splits = ["train"] * dice.randrange(2) + ["eval"] * dice.randrange(2)
+            lines += [{"step": step, "split": split, "attempt": attempt, "n": len(lines)} for split in splits]
+    file = tmp_path / "metrics.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 99, "spl', encoding="utf-8")
+    wanted = plainly_kept(lines)
+    assert list(each_metrics(tmp_path)) == wanted
+    assert sorted(read_metrics(file, split=None), key=lambda line: (line["step"], line["split"] != "train")) == wanted
+
+
+def test_no_metrics_yet_are_no_lines(tmp_path):
+    assert list(each_metrics(tmp_path)) == []
 
 
 def test_rollouts_ignore_unfinished_parts_and_sort_rows(tmp_path):

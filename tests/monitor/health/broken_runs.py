@@ -164,6 +164,8 @@ def switching(run):
 def exiting(run):
     for fake in after(run, 30):
         fake.columns["completion"][3] = "import sys\nsys.exit(0)\n" + sentence(random.Random(fake.step), 30)
+        fake.columns["reward/accuracy"][3] = fake.columns["reward/format"][3] = 1.0
+        rescore(fake)
 
 
 def slow(run):

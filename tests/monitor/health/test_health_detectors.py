@@ -1,6 +1,7 @@
 """Every check fires on the run that is broken for it and stays silent on a healthy one; what it says holds up."""
 
 import functools
+import math
 import random
 
 import numpy as np
@@ -8,12 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gruppo.errors import ConfigError
 from gruppo.monitor.health.finding import RANKS, SEVERITIES
 from gruppo.monitor.health.table import DETECTORS
 from monitor.health.broken_runs import BROKEN, WITH_EVIDENCE, scaled
 from monitor.health.health_fakes import CONFIG, healthy_run, loud, observe, set_rewards
 
 CONFIG_OF = {"D02": CONFIG | {"beta": 0.0}}
+TEXTS = healthy_run()[0].columns["completion"]
 REWARD_CHECKS = ("D01", "D03", "D04", "D06", "D07", "D13", "D14", "D15", "D16", "D19", "D20", "D21")
 
 
@@ -216,6 +219,84 @@ def test_constant_rewards_and_missing_ones_are_named():
         for name in ("accuracy", "format"):
             fake.columns[f"reward_status/{name}"] = ["none"] * 4 + ["ok"] * 28
     assert ("D22", "WARN") in loud(observe(run)[1])
+
+
+def with_norms(norm_of):
+    run = healthy_run()
+    for fake in run:
+        fake.metrics["grad_norm"] = norm_of(fake.step, random.Random(fake.step))
+    return [(f.severity, f.step) for f in observe(run)[1] if f.detector == "D23" and not f.is_cleared]
+
+
+def test_gradients_that_are_several_times_the_usual_warn_when_they_come_again():
+    def spiky(step, rng):
+        return (4.0 if step in (48, 50, 52) else 0.5) * math.exp(rng.gauss(0, 0.15))
+
+    assert with_norms(spiky) == [("WARN", 52)]
+    assert with_norms(lambda step, rng: spiky(step, rng) if step < 52 else 0.5) == []  # twice is not again and again
+
+
+def test_a_run_that_saturates_has_rare_large_gradients_and_steps_without_any():
+    """The more answers are right, the fewer groups give a gradient, and the wider the norms scatter."""
+
+    def saturating(step, rng):
+        norm = 0.08 * math.exp(rng.gauss(0, 0.15 + step / 100))
+        return 0.0 if step > 25 and rng.random() < 0.4 else norm
+
+    assert with_norms(saturating) == []
+
+
+def test_a_held_out_reward_that_was_perfect_once_may_waver():
+    """The best evaluation has a std of 0. Two wrong answers of 64 later on are no fall; twenty are."""
+    for wrong, expected in ((2, set()), (20, {("D21", "WARN"), ("D21", "ALERT")})):
+        run = healthy_run()
+        for fake in run:
+            if fake.evals:
+                mean = 1.0 if fake.step == 20 else 1 - wrong / 64
+                counts = {"eval_runtime": 1.0, "eval_samples_per_second": 64.0}
+                fake.evals |= {"eval_reward": mean, "eval_reward_std": math.sqrt(mean * (1 - mean)), **counts}
+        assert {finding for finding in loud(observe(run)[1]) if finding[0] == "D21"} == expected
+
+
+def test_a_collapse_onto_a_middling_answer_is_not_called_solved():
+    """Every group is flat and above 0, so each round alone calls them solved; the run has seen better rewards."""
+    for level, expected in ((0.4, {("D06", "WARN"), ("D06", "ALERT")}), (1.0, set())):
+        run = broken_run("D06")
+        for fake in run:
+            set_rewards(fake, [1.0, 0.0] * 16 if fake.step < 5 else [level] * 32)
+        assert {finding for finding in loud(observe(run)[1]) if finding[0] == "D06"} == expected
+
+
+def exiting_for(reward_of):
+    """What D25 says of a run where each second group has one completion that exits."""
+    run = healthy_run()
+    for fake in run:
+        rng = random.Random(fake.step)
+        for row in (3, 19):
+            fake.columns["completion"][row] = "import sys; sys.exit(0) # ~17"
+        set_rewards(fake, [reward_of(rng, row in (3, 19)) for row in range(32)])
+    return {f.severity for f in observe(run)[1] if f.detector == "D25" and not f.is_cleared}
+
+
+def test_a_trick_that_is_worth_no_more_than_other_answers_is_only_explained():
+    assert exiting_for(lambda rng, is_trick: rng.random()) == {"INFO"}
+    assert exiting_for(lambda rng, is_trick: float(not is_trick and rng.random() < 0.5)) == {"INFO"}
+    assert exiting_for(lambda rng, is_trick: 0.0) == {"INFO"}  # nobody gets anything
+    assert "WARN" in exiting_for(lambda rng, is_trick: 1.0 if is_trick else rng.random())
+    assert "WARN" in exiting_for(lambda rng, is_trick: float(is_trick or rng.random() < 0.5))
+
+
+def test_tricks_that_have_taken_over_need_no_reward_to_be_news():
+    run = healthy_run()
+    for fake in run:
+        fake.columns["completion"] = ["sys.exit(0)" if row % 8 else text for row, text in enumerate(TEXTS)]
+        set_rewards(fake, [1.0] * 32)
+    assert ("D25", "ALERT") in loud(observe(run)[1])
+
+
+def test_a_pattern_that_is_no_regular_expression_is_named_at_the_start():
+    with pytest.raises(ConfigError, match=r"health_patterns has 'exit\('"):
+        observe([], CONFIG | {"health_patterns": ["exit("]})
 
 
 def test_a_single_huge_gradient_warns_at_once():

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gruppo.monitor.health import stats
-from gruppo.monitor.health.record import row_signals
+from gruppo.monitor.health.record import EvalRecord, row_signals, standard_error
 from gruppo.monitor.health.rows import Rows
 from gruppo.monitor.health.scripts import NAMES, letters_by_script
 from gruppo.monitor.health.text_features import compression, prompt_text, repetition, text_features
@@ -116,6 +116,30 @@ def test_length_inside_parts_of_a_group_that_are_alike():
     assert inside([1, 2], [5, 6]) is None
 
 
+def test_what_tricks_gain_over_their_siblings():
+    columns = {
+        "group_id": [0, 0, 0, 0, 1, 1, 1, 1],
+        "sample": [0, 1, 2, 3] * 2,
+        "completion": ["sys.exit(0)", "a", "b", "c", "sys.exit(0)"] + ["exit(0)"] * 3,
+        "reward": [1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0],
+    }
+    signals = row_signals(Rows(columns, step=1), {})
+    assert signals["rows/trick_gain"] == 0.75  # the second group has nobody to compare with
+    # by hand: the 1 falls on each of the four siblings alike, so the gain is 0.75 or three times -0.25
+    assert signals["rows/trick_variance"] == pytest.approx((0.75**2 + 3 * 0.25**2) / 4)
+    own = row_signals(Rows(columns, step=1), {}, [r"^[ab]$", "exit"])
+    assert own["rows/trick_gain"] == pytest.approx(1 - 0.25 + 2 * -0.25)
+    assert "rows/trick_gain" not in row_signals(Rows(columns | {"completion": ["a"] * 8}, step=1), {})
+
+
+def test_one_evaluation_without_a_mistake_is_not_exact():
+    counts = {"runtime": 2.0, "samples_per_second": 32.0}
+    best, latest = (EvalRecord(step, "eval", counts | {"reward_std": std}) for step, std in ((10, 0.0), (20, 0.4)))
+    assert standard_error([best]) == 0.0
+    assert standard_error([latest]) == pytest.approx(0.05)
+    assert standard_error([best, latest]) == pytest.approx(math.sqrt(0.08 / 64))
+
+
 def test_slope_is_numpys_and_its_t_is_right():
     x, y = np.arange(6.0), np.array([1.0, 3.0, 2.0, 5.0, 4.0, 6.0])
     gain, t = stats.slope(x, y)
@@ -146,8 +170,18 @@ def test_forecast_and_cusum():
     assert stats.cusum(np.zeros(4), slack=0.5) == 0.0
 
 
-def test_ema_z_and_robust_sigma():
-    x = np.array([1.0, 3.0, 1.0, 3.0, 4.0])
-    assert stats.ema_z(x, decay=1.0) == pytest.approx(2.0)
-    assert stats.ema_z(np.ones(5), decay=0.97) == 0.0
+def test_spike_z_takes_the_widest_of_three_sigmas():
+    quiet = np.ones(21)
+    assert stats.spike_z(np.append(quiet, math.e), floor=0.2) == pytest.approx(5.0)
+    assert stats.spike_z(np.append(quiet, 1 / math.e), floor=0.2) == pytest.approx(-5.0)
+    even = np.exp(np.array([-1.0, 0.0, 1.0] * 7))
+    assert stats.spike_z(np.append(even, math.exp(3)), floor=0.2) == pytest.approx(3 / 1.4826)
+    tail = np.exp(np.array([0.0] * 18 + [2.0] * 3))
+    assert stats.spike_z(np.append(tail, math.exp(3)), floor=0.2) == pytest.approx(3 * 1.2816 / 2)
+    assert stats.spike_z(np.ones(1), floor=0.2) == 0.0
+
+
+def test_sum_z_and_robust_sigma():
+    assert stats.sum_z(np.array([1.0, 2.0]), np.array([4.0, 5.0])) == 1.0
+    assert stats.sum_z(np.array([0.0]), np.array([0.0])) is None
     assert stats.robust_sigma(np.array([1.0, 2.0, 3.0, 4.0, 100.0])) == pytest.approx(1.4826)

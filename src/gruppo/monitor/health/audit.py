@@ -17,7 +17,8 @@ from gruppo.monitor.health.live import recorded
 from gruppo.monitor.health.record import Record, eval_record
 from gruppo.monitor.health.state import CheckState, HealthState, advance
 from gruppo.monitor.health.table import resolve_limits
-from gruppo.monitor.readers import read_metrics, read_rollouts
+from gruppo.monitor.health.tricks import check_patterns
+from gruppo.monitor.readers import each_metrics, read_rollouts
 
 _UNHEARD = "needs records that this run does not have yet (steps, or evaluations)"
 
@@ -48,6 +49,7 @@ def audit(run: str | Path, thresholds: Mapping[str, Any] | None = None) -> Audit
     """
     folder = Path(run)
     config = read_config(folder)
+    check_patterns(config.get("health_patterns") or ())
     wanted = config.get("health_thresholds") if thresholds is None else thresholds
     state = HealthState(config=config, limits=resolve_limits(wanted))
     findings: list[Finding] = []
@@ -65,8 +67,7 @@ def read_records(run: str | Path, config: Mapping[str, Any], before_step: int | 
 
     `before_step`: only what was recorded up to and including this step (a resume from checkpoint-k passes k).
     """
-    lines = read_metrics(run, split=None)
-    for line in sorted(lines, key=lambda line: (line["step"], line["split"] != "train")):
+    for line in each_metrics(run):
         step, split = line["step"], line["split"]
         if before_step is not None and step > before_step:
             return

@@ -24,21 +24,32 @@ def entropy_collapse(window: Window, limits: Limits) -> Reading | Missing:
     value = now / start
     level, threshold = graded(-value, warn=-limits["warn"], alert=-limits["alert"])
     threshold = abs(threshold)
-    is_solved = (window.value("groups/frac_solved") or 0.0) > limits["solved"] or _is_near_top(window, limits["top"])
-    if level == "ok" or is_solved or slope(*window.series("reward", int(limits["steps"])))[1] > 2:
+    if level == "ok" or _is_solved(window, limits) or slope(*window.series("reward", int(limits["steps"])))[1] > 2:
         return Reading("ok", value, threshold)
     message = f"entropy fell from {start:.3g} to {now:.3g} nats per token while the reward does not rise"
     advice = "epsilon_high=0.28, temperature 1.0, an entropy bonus (entropy_coef), a smaller learning rate."
     return Reading(level, value, threshold, message, advice)
 
 
-def _is_near_top(window: Window, share: float) -> bool:
-    """Whether the mean reward has come this far from the lowest to the highest reward of the run."""
+def _is_solved(window: Window, limits: Limits) -> bool:
+    """Whether low entropy is what success looks like here: most groups are solved, or the reward is near its top.
+
+    A round in which every answer gets the same middling reward calls its groups solved; the run's own range knows
+    better.
+    """
+    height = _height(window)
+    if height is not None and height >= limits["top"]:
+        return True
+    return (window.value("groups/frac_solved") or 0.0) > limits["solved"] and (height is None or height > 0.5)
+
+
+def _height(window: Window) -> float | None:
+    """How far the mean reward has come from the lowest to the highest reward of the run, 0 to 1; None if unknown."""
     ends = [np.concatenate([window.start(name), window.series(name).values]) for name in REWARD_ENDS]
     if not all(map(len, ends)):
-        return False
+        return None
     low, high = float(ends[0].min()), float(ends[1].max())
-    return high > low and float(np.mean(window.series("reward", 5).values)) >= low + share * (high - low)
+    return (float(np.mean(window.series("reward", 5).values)) - low) / (high - low) if high > low else None
 
 
 def entropy_explosion(window: Window, limits: Limits) -> Reading | Missing:
@@ -143,8 +154,8 @@ DETECTORS = (
         },
         "The policy became sure of itself without getting better: it no longer explores.",
         "Median `entropy` of the last 5 steps over that of the first 5. Silent while `reward` rises (t > 2), most "
-        "groups are solved or the reward is near its top: most of the entropy normally goes in the first few hundred "
-        "steps.",
+        "groups are solved (and the mean reward is in the upper half of the rewards that the run has seen) or the "
+        "reward is near its top: most of the entropy normally goes in the first few hundred steps.",
         "`epsilon_high=0.28` (DAPO), temperature 1.0, an entropy bonus, a smaller learning rate.",
         "Reward and entropy trade off as R = -a exp(H) + b, and 73 % of H is usually gone after 200 steps (arXiv "
         "2505.22617); hence the condition on the reward. Thresholds: ours.",

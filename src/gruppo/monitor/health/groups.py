@@ -119,11 +119,16 @@ def ceiling(window: Window, limits: Limits) -> Reading | Missing:
     if len(gaps) < 3:
         return Missing(f"needs 3 evaluations, has {len(gaps)}", is_temporary=True)
     gap = float(np.mean(gaps[-2:]))
-    is_fooled = gap > limits["gap"] * (high - low) and gap > 2 * standard_error(window.evals[-1])
+    is_fooled = gap > limits["gap"] * (high - low) and gap > 2 * _error(window)
     advice = "Held-out data agrees: nothing is left to learn here."
     if is_fooled:
         advice = f"The held-out reward was {gap:.4g} lower at the same steps. Open winners and look for a trick."
     return Reading("alert" if is_fooled else "info", value, limits["warn"], message, advice, evidence)
+
+
+def _error(window: Window) -> float:
+    """Standard error of the latest evaluation."""
+    return standard_error([record for record in window.evals if record.split == window.evals[-1].split][-3:])
 
 
 def _held_out_gaps(window: Window) -> Floats:

@@ -22,6 +22,7 @@ from gruppo.monitor.health.record import Record, StepRecord, eval_record, step_r
 from gruppo.monitor.health.rows import Rows
 from gruppo.monitor.health.state import CheckError, HealthState, advance
 from gruppo.monitor.health.table import DETECTORS, resolve_limits
+from gruppo.monitor.health.tricks import check_patterns
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class HealthMonitor:
         actions: Mapping[str, str] | None = None,
         history: Iterable[Record] = (),
     ) -> None:
+        check_patterns(config.get("health_patterns") or ())
         self._actions = _checked_actions(actions or {})
         self.state = HealthState(config=config, limits=resolve_limits(thresholds))
         self._can_read_rows = True
@@ -109,7 +111,7 @@ def recorded(
         rows = Rows(rows.to_pydict(), step)
     elif isinstance(rows, Mapping):
         rows = Rows(rows, step)
-    return step_record(step, metrics, rows, reward_weights(config, rows))
+    return step_record(step, metrics, rows, reward_weights(config, rows), config.get("health_patterns") or ())
 
 
 def reward_weights(config: Mapping[str, Any], rows: Rows) -> dict[str, float]:

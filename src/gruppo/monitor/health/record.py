@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from gruppo.monitor.health.rows import REWARD, Rows
 from gruppo.monitor.health.stats import Floats, spearman
+from gruppo.monitor.health.tricks import trick_rows
 
 NOT_METRICS = frozenset({"step", "split", "attempt", "time", "nonfinite"})
 
@@ -50,15 +51,19 @@ Record = StepRecord | EvalRecord
 
 
 def step_record(
-    step: int, metrics: Mapping[str, Any], rows: Rows | None = None, weights: Mapping[str, float] | None = None
+    step: int,
+    metrics: Mapping[str, Any],
+    rows: Rows | None = None,
+    weights: Mapping[str, float] | None = None,
+    patterns: Sequence[str] = (),
 ) -> StepRecord:
     """The record of a step from a metrics line (or the dict that becomes one) and its rows.
 
-    `weights`: reward function -> weight; 1 for functions that are not in it.
+    `weights`: reward function -> weight; 1 for functions that are not in it. `patterns`: `health_patterns`.
     """
     finite, nonfinite = _sorted_out(metrics)
     if rows is not None and len(rows):
-        finite |= row_signals(rows, weights or {})
+        finite |= row_signals(rows, weights or {}, patterns)
     return StepRecord(step, finite, nonfinite, rows if rows is not None and len(rows) else None)
 
 
@@ -68,19 +73,26 @@ def eval_record(step: int, split: str, metrics: Mapping[str, Any]) -> EvalRecord
     return EvalRecord(step, split, {name.removeprefix(f"{split}_"): value for name, value in finite.items()})
 
 
-def standard_error(record: EvalRecord) -> float:
-    """Of the mean reward of an evaluation: std over the square root of the number of its samples."""
-    seconds, rate = record.metrics.get("runtime", 0.0), record.metrics.get("samples_per_second", 0.0)
-    return record.metrics.get("reward_std", 0.0) / math.sqrt(max(round(seconds * rate), 1))
+def standard_error(records: Sequence[EvalRecord]) -> float:
+    """Of the mean reward of one evaluation: the pooled std of them all over the square root of its samples.
+
+    Pooled, because the std of one evaluation may be 0: where all answers were right, which does not make it exact.
+    `records` are of one split, the latest last; its number of samples counts.
+    """
+    latest = records[-1].metrics
+    num_samples = max(round(latest.get("runtime", 0.0) * latest.get("samples_per_second", 0.0)), 1)
+    variances = [record.metrics.get("reward_std", 0.0) ** 2 for record in records]
+    return math.sqrt(sum(variances) / len(variances) / num_samples)
 
 
-def row_signals(rows: Rows, weights: Mapping[str, float]) -> dict[str, float]:
+def row_signals(rows: Rows, weights: Mapping[str, float], patterns: Sequence[str] = ()) -> dict[str, float]:
     """What later steps need to know about these rows.
 
     rows/reward_min, rows/reward_max, rows/term_max/<name>.
     rows/foreign: share of completions that left the prompt's scripts.
     rows/length_rho: mean within-group Spearman of reward and length; rows/length_rho_inside: see `_rho_inside`.
     rows/share/<name>: share of the within-group variance of the reward that comes from a term (they add up to 1).
+    rows/trick_gain, rows/trick_variance: see `_trick_signals`; where a completion is on the watch-list (D25).
     """
     signals: dict[str, float] = {}
     rewards, lengths = rows.numbers("reward"), rows.numbers("n_trained")
@@ -93,6 +105,7 @@ def row_signals(rows: Rows, weights: Mapping[str, float]) -> dict[str, float]:
             signals[f"rows/term_max/{name}"] = float(np.nanmax(values))
     if rewards is not None and lengths is not None:
         signals |= _length_signals([_both(rewards[group], lengths[group]) for group in rows.groups])
+    signals |= _trick_signals(rows, rewards, list(trick_rows(rows.column("completion") or (), patterns)))
     foreign = rows.numbers("script_share")
     if foreign is not None:
         signals["rows/foreign"] = float(np.mean(np.nan_to_num(foreign) > FOREIGN_LETTERS))
@@ -111,6 +124,27 @@ def _length_signals(groups: Sequence[tuple[Floats, Floats]]) -> dict[str, float]
     signals = {"rows/length_rho": float(np.mean(whole))} if whole else {}
     # Where hardly any part has differences left, the few that have are odd ones.
     return signals | ({"rows/length_rho_inside": float(np.mean(inside))} if 2 * len(inside) >= len(groups) else {})
+
+
+def _trick_signals(rows: Rows, rewards: Floats | None, found: Sequence[int]) -> dict[str, float]:
+    """What tricks gain over their siblings, and the variance that this has if the reward does not know tricks.
+
+    In a group of G with b tricks, the tricks' rewards less the group's mean add up to 0 on average over all ways to
+    deal out the group's rewards, with variance b (G - b) / (G - 1) times the variance of the rewards.
+    """
+    if rewards is None or not found:
+        return {}
+    is_trick = np.zeros(len(rows), dtype=bool)
+    is_trick[found] = True
+    gain = variance = 0.0
+    for group in rows.groups:
+        scored = group[~np.isnan(rewards[group])]
+        num, num_tricks = len(scored), int(is_trick[scored].sum())
+        if 0 < num_tricks < num:
+            centred = rewards[scored] - rewards[scored].mean()
+            gain += float(centred[is_trick[scored]].sum())
+            variance += num_tricks * (num - num_tricks) / (num - 1) * float(centred @ centred) / num
+    return {"rows/trick_gain": gain, "rows/trick_variance": variance}
 
 
 def _rho_inside(rewards: Floats, lengths: Floats) -> list[float | None]:

@@ -13,6 +13,9 @@ Floats = NDArray[np.float64]
 
 MAD_TO_SIGMA = 1.4826
 
+NORMAL_Q90 = 1.2816
+"""The 90 % quantile of the standard normal distribution."""
+
 
 def robust_sigma(x: Floats) -> float:
     """1.4826 x the median absolute deviation."""
@@ -79,13 +82,21 @@ def cusum(z: Floats, slack: float) -> float:
     return best
 
 
-def ema_z(x: Floats, decay: float) -> float:
-    """z of the last value against the exponential mean and deviation of those before it (ZClip, arXiv 2504.02507)."""
-    if len(x) < 3:
+def spike_z(x: Floats, floor: float) -> float:
+    """How many sigmas the logarithm of the last value is above the median of those before it. All must be positive.
+
+    Sigma is the largest of: the robust one of all, that of the upper half (its 90 % quantile), and `floor`. Norms are
+    skewed to the right even as logarithms, and a run that is quiet to a few per cent has no spikes.
+    """
+    if len(x) < 2:
         return 0.0
-    before = x[:-1]
-    weights = decay ** np.arange(len(before) - 1, -1, -1.0)
-    weights /= weights.sum()
-    mean = float(weights @ before)
-    sigma = float(np.sqrt(weights @ (before - mean) ** 2))
-    return float((x[-1] - mean) / sigma) if sigma > 1e-12 * (abs(mean) + 1e-300) else 0.0
+    before = np.log(x[:-1])
+    middle = float(np.median(before))
+    upper = (float(np.quantile(before, 0.9)) - middle) / NORMAL_Q90
+    return (float(np.log(x[-1])) - middle) / max(robust_sigma(before), upper, floor)
+
+
+def sum_z(gains: Floats, variances: Floats) -> float | None:
+    """Sum of the gains over its standard deviation; None where they had no way to differ from 0."""
+    total = float(np.sum(variances))
+    return float(np.sum(gains)) / float(np.sqrt(total)) if total > 0 else None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 
 from gruppo.monitor.health.detector import Detector, Limit, Limits
-from gruppo.monitor.health.finding import Missing, Reading
+from gruppo.monitor.health.finding import Level, Missing, Reading
 from gruppo.monitor.health.record import standard_error
 from gruppo.monitor.health.stats import Floats, cusum, forecast_z, slope
 from gruppo.monitor.health.window import Window
@@ -48,26 +51,37 @@ def held_out(window: Window, limits: Limits) -> Reading | Missing:
     num_needed = int(limits["evals"])
     if len(same) <= num_needed:
         return Missing(f"needs {num_needed + 1} evaluations, has {len(same)}", is_temporary=True)
-    best = max(same, key=lambda record: record.metrics["reward"])
-    floor = best.metrics["reward"] - limits["errors"] * standard_error(best)
+    first = max(range(len(same)), key=lambda row: same[row].metrics["reward"])
+    best, later = same[first], [record.metrics["reward"] for record in same[first + 1 :]]
     steps, rewards = window.series("reward")
     since = rewards[steps >= best.step]
     is_rising = len(since) >= 5 and slope(steps[steps >= best.step], since)[1] > 2
-    num_below = 0
-    for record in reversed(same):
-        if record.metrics["reward"] >= floor:
-            break
-        num_below += 1
-    value = best.metrics["reward"] - latest.metrics["reward"]
-    threshold = best.metrics["reward"] - floor
-    if num_below < num_needed - 1 or not is_rising:
-        return Reading("ok", value, threshold)
+    error = limits["errors"] * standard_error(same[first:])
+    level, gap, threshold = _fall(best.metrics["reward"], later, num_needed, error)
+    if level == "ok" or not is_rising:
+        return Reading("ok", gap, threshold)
     message = (
         f"{latest.split} reward fell from {best.metrics['reward']:.3g} (step {best.step}) to "
         f"{latest.metrics['reward']:.3g} while the training reward rose from {since[0]:.3g} to {since[-1]:.3g}"
     )
     advice = f"Best checkpoint: step {best.step}. Look for a trick in the winners; beta > 0, more prompts."
-    return Reading("alert" if num_below >= num_needed else "warn", value, threshold, message, advice)
+    return Reading(level, gap, threshold, message, advice)
+
+
+def _fall(best: float, later: Sequence[float], num_needed: int, error: float) -> tuple[Level, float, float]:
+    """(level, how far the mean of the latest is below the best, how far is too far); `error`: of one evaluation.
+
+    A mean of n and the best one differ by sqrt(1 + 1/n) errors by chance.
+    """
+    levels: tuple[tuple[Level, int], ...] = (("alert", num_needed), ("warn", max(num_needed - 1, 1)))
+    gap, threshold = (best - later[-1] if later else 0.0), error * math.sqrt(2)
+    for level, num in levels:
+        if len(later) < num:
+            continue
+        gap, threshold = best - float(np.mean(later[-num:])), error * math.sqrt(1 + 1 / num)
+        if gap > threshold:
+            return level, gap, threshold
+    return "ok", gap, threshold
 
 
 DETECTORS = (
@@ -98,12 +112,13 @@ DETECTORS = (
         held_out,
         ("evals",),
         {
-            "evals": Limit(3, "evaluations in a row below the best for ALERT; one less warns"),
-            "errors": Limit(2.0, "standard errors that count as below"),
+            "evals": Limit(3, "evaluations since the best one whose mean is too low for ALERT; of one less, for WARN"),
+            "errors": Limit(2.5, "standard errors of that difference; more than 2, as the best is the best of many"),
         },
         "The training reward rises, the held-out reward falls: memorised prompts or a gamed reward.",
-        "Evaluations below best - 2 standard errors (`eval_reward_std` / sqrt(prompts)) since the best one, with a "
-        "rising training reward (t > 2).",
+        "The best evaluation less the mean of the latest n (n = 3; for WARN 2) is more than 2.5 standard errors: "
+        "sqrt(1 + 1/n) x pooled `eval_reward_std` / sqrt(samples), and the training reward rises since the best one "
+        "(t > 2). Pooled over the evaluations from the best one on: it may have got everything right, with a std of 0.",
         "Use the best checkpoint. Look for a trick in the winners; `beta` > 0, more prompts, earlier stopping.",
         "arXiv 2210.10760 (gold reward against proxy); runs with train .65 to .74 and held-out .63 to .58 at beta 0.",
         fire=(1, 1),
