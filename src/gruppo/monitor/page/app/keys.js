@@ -1,7 +1,7 @@
 /**
  * The keyboard: views say which keys they answer to, one listener on the document asks the latest view first.
  */
-import { useEffect } from './html.js';
+import { useLayoutEffect } from './html.js';
 
 /** @typedef {Record<string, (event: KeyboardEvent) => unknown>} Bindings  `event.key` -> what to do; false: not mine */
 
@@ -27,9 +27,13 @@ const isTyping = (target) =>
 /** Enter on a link or a button is theirs. @param {EventTarget|null} target */
 const isPressable = (target) => target instanceof Element && target.closest('a, button, summary') !== null;
 
-/** Bind keys while the view is shown. @param {Bindings} bindings */
+/**
+ * Bind keys while the view is shown. Bound before the browser paints: whoever types fast must not move the view of a
+ * moment ago.
+ * @param {Bindings} bindings
+ */
 export function useKeys(bindings) {
-  useEffect(() => {
+  useLayoutEffect(() => {
     stack.push(bindings);
     return () => void stack.splice(stack.indexOf(bindings), 1);
   });
