@@ -37,7 +37,7 @@ class Collector:
         A group at the edge of the rank's block may hold only some of its G samples. Raises RolloutError where the
         engine returned other rows than it was asked for. On several ranks an error of one is RolloutError on all.
         """
-        made: list[list[Group]] = []
+        made: list[list[Group]] = []  # kept here: only whether it went well travels
         self._world.gather_outcomes(
             lambda: made.append(self._own(prompts, group_size, sampling)), RolloutError, "Sampling completions"
         )

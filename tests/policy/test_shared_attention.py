@@ -202,3 +202,17 @@ def test_a_query_without_keys() -> None:
     torch.testing.assert_close(out[0, 0, 0, 0], k[0, 2, 0])
     for gradient in PLAIN.backward(torch.ones_like(out), (q, k, k), out, lse, scores):
         assert gradient.isfinite().all()
+
+
+def test_flash_computes_half_precision_in_float32() -> None:
+    torch.manual_seed(0)
+    q, grad = (torch.randn(2, 5, 2, 3, 8, dtype=torch.bfloat16) for _ in range(2))
+    k, v = (torch.randn(2, 5, 2, 8, dtype=torch.bfloat16) for _ in range(2))
+    scores = Scores(0.3, is_causal=True)
+    half, full = (q, k, v), (q.float(), k.float(), v.float())
+    out, lse = FLASH_CPU.forward(half, scores)
+    for mine, wanted in zip((out, lse), FLASH_CPU.forward(full, scores), strict=True):
+        assert torch.equal(mine, wanted)
+    grads = FLASH_CPU.backward(grad, half, out, lse, scores)
+    for mine, wanted in zip(grads, FLASH_CPU.backward(grad.float(), full, out, lse, scores), strict=True):
+        assert torch.equal(mine, wanted)

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from gruppo.monitor.health.rows import REWARD, Rows
 from gruppo.monitor.health.stats import Floats, spearman
-from gruppo.monitor.health.tricks import trick_rows
 
 NOT_METRICS = frozenset({"step", "split", "attempt", "time", "nonfinite"})
 
@@ -105,7 +104,7 @@ def row_signals(rows: Rows, weights: Mapping[str, float], patterns: Sequence[str
             signals[f"rows/term_max/{name}"] = float(np.nanmax(values))
     if rewards is not None and lengths is not None:
         signals |= _length_signals([_both(rewards[group], lengths[group]) for group in rows.groups])
-    signals |= _trick_signals(rows, rewards, list(trick_rows(rows.column("completion") or (), patterns)))
+    signals |= _trick_signals(rows, rewards, list(rows.tricks(patterns)))
     foreign = rows.numbers("script_share")
     if foreign is not None:
         signals["rows/foreign"] = float(np.mean(np.nan_to_num(foreign) > FOREIGN_LETTERS))

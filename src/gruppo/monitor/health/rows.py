@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from gruppo.monitor.health.finding import MAX_EVIDENCE, RowId
 from gruppo.monitor.health.stats import Floats
 from gruppo.monitor.health.text_features import TEXT_COLUMNS, prompt_text, text_features
+from gruppo.monitor.health.tricks import trick_rows
 
 Index = NDArray[np.int64]
 
@@ -42,6 +43,7 @@ class Rows:
         order = sorted(range(size), key=lambda row: (given["group_id"][row], given["sample"][row], texts[row] or ""))
         self._columns = {name: [values[row] for row in order] for name, values in given.items()}
         self._size = size
+        self._tricks: dict[tuple[str, ...], dict[int, set[str]]] = {}
 
     def __len__(self) -> int:
         return self._size
@@ -59,6 +61,13 @@ class Rows:
             return None
         x = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
         return None if np.isnan(x).all() else x
+
+    def tricks(self, patterns: Sequence[str]) -> dict[int, set[str]]:
+        """`trick_rows` of the completions; looked for once, though signals and D25 both ask."""
+        key = tuple(patterns)
+        if key not in self._tricks:
+            self._tricks[key] = trick_rows(self.column("completion") or (), key)
+        return self._tricks[key]
 
     @cached_property
     def groups(self) -> list[Index]:

@@ -11,7 +11,6 @@ from gruppo.monitor.health.finding import Missing, Reading, graded
 from gruppo.monitor.health.record import FOREIGN_LETTERS
 from gruppo.monitor.health.rows import Rows
 from gruppo.monitor.health.stats import Floats, sum_z
-from gruppo.monitor.health.tricks import trick_rows
 from gruppo.monitor.health.window import Window
 
 Mask = np.ndarray[tuple[int], np.dtype[np.bool_]]
@@ -71,10 +70,9 @@ def languages(window: Window, limits: Limits) -> Reading | Missing:
 def tricks(window: Window, limits: Limits) -> Reading | Missing:
     """D25."""
     rows = window.rows
-    texts = None if rows is None else rows.column("completion")
-    if rows is None or texts is None:
+    if rows is None or rows.column("completion") is None:
         return NO_ROLLOUTS
-    found = trick_rows(texts, window.config.get("health_patterns") or ())
+    found = rows.tricks(window.config.get("health_patterns") or ())
     is_trick = np.zeros(len(rows), dtype=bool)
     is_trick[list(found)] = True
     seen = ", ".join(sorted(set().union(*found.values())))
