@@ -1,44 +1,57 @@
-"""Giving freed memory back between the parts of a step, on the CPU.
+"""Keeping freed memory in the process while a run goes on, on the CPU.
 
-glibc keeps what was freed for the next allocation of the same thread. Rollouts, forwards and the optimizer need their
-memory in different shapes, so without this the peak of a run is nearly the sum of theirs. On other C libraries and
-systems nothing is done. (On GPUs torch's caching allocator serves all parts from one pool.)
+glibc hands every block above 32 MiB back to the system when it is freed, and the heap's free end above 64 MiB. A step
+frees and takes such blocks all the time (logits, gradients of embeddings, activations), and the system clears each
+page anew: a quarter of the CPU time of a training pass. With the two thresholds lifted a step takes no page that the
+one before did not have. At the end of the run everything that is free goes back.
+
+On other C libraries and systems nothing is done, nor where the user has set glibc's own knobs. (On GPUs torch's
+caching allocator does the same.)
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, Final
 
-WORTHWHILE_BYTES: Final = 64 * 2**20
-"""Less is kept: the next part would only have to ask for it again."""
+# Of glibc's malloc.h.
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_MAX: Final = -4
 
-_FIELDS: Final = (
-    "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
-)  # fmt: skip
-
-
-class _HeapFacts(ctypes.Structure):
-    """glibc's `struct mallinfo2`."""
-
-    _fields_ = [(name, ctypes.c_size_t) for name in _FIELDS]
+_DEFAULT_MMAP_MAX: Final = 65536
+_LARGEST_TRIM_THRESHOLD: Final = 64 * 2**20
+"""What glibc's own adaptation arrives at in a process that frees large blocks; setting a knob ends that adaptation."""
 
 
-def return_freed_memory() -> None:
-    """Hands the free pages of the C heap back to the system, if they are many."""
+@contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Within, memory that this process frees is used again and not given back; on leaving, what is free goes back."""
     glibc = _glibc()
-    if glibc is not None and glibc.mallinfo2().fordblks >= WORTHWHILE_BYTES:
+    if glibc is None or _is_tuned_by_user():
+        yield
+        return
+    glibc.mallopt(_M_MMAP_MAX, 0)
+    glibc.mallopt(_M_TRIM_THRESHOLD, -1)
+    try:
+        yield
+    finally:
+        glibc.mallopt(_M_MMAP_MAX, _DEFAULT_MMAP_MAX)
+        glibc.mallopt(_M_TRIM_THRESHOLD, _LARGEST_TRIM_THRESHOLD)
         glibc.malloc_trim(0)
+
+
+def _is_tuned_by_user() -> bool:
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    knobs = ("mmap_max", "mmap_threshold", "trim_threshold")
+    return any(f"glibc.malloc.{knob}" in tunables or f"MALLOC_{knob.upper()}_" in os.environ for knob in knobs)
 
 
 @cache
 def _glibc() -> Any:
-    """None before glibc 2.33, which has `mallinfo2`, and where the C library is another."""
-    name, number = platform.libc_ver()
-    if name != "glibc" or tuple(map(int, number.split(".")[:2])) < (2, 33):
-        return None
-    library = ctypes.CDLL("libc.so.6")
-    library.mallinfo2.restype = _HeapFacts
-    return library
+    """None where the C library is another."""
+    return ctypes.CDLL("libc.so.6") if platform.libc_ver()[0] == "glibc" else None

@@ -23,7 +23,7 @@ from gruppo.assemble import assemble
 from gruppo.callbacks import Callback
 from gruppo.data.order import round_prompts, slice_assignment
 from gruppo.data.prompts import PromptDataset
-from gruppo.memory import return_freed_memory
+from gruppo.memory import freed_memory_kept
 from gruppo.milestones import Milestones
 from gruppo.round_metrics import RoundLengths, as_round_values, length_metrics, pass_metrics, reward_metrics
 from gruppo.settings import train_sampling
@@ -154,7 +154,6 @@ class GRPOTrainer:
         Until the last one, the round counts as in use: a checkpoint holds it.
         """
         milestones, progress = self._milestones, self._milestones.progress
-        return_freed_memory()
         segments = self.plan.segments(progress.round_in_epoch)
         num_tokens = int(self._parts.world.sum_(batch.num_trained_tokens_N.sum()))
         if progress.segment == 0:
@@ -187,7 +186,6 @@ class GRPOTrainer:
 
     def _optimizer_step(self) -> None:
         milestones, callbacks = self._milestones, self._milestones.callbacks
-        return_freed_memory()
         with self._parts.clock.phase("optimizer"):
             grad_norm = self.learner.clip_gradients()
             callbacks.on_pre_optimizer_step()
@@ -217,7 +215,8 @@ class GRPOTrainer:
         outcome = "interrupted"
         try:
             start, first_step = time.time(), self.state.global_step
-            self._run_epochs()
+            with freed_memory_kept():
+                self._run_epochs()
             metrics = self._run_metrics(start, self.state.global_step - first_step)
             milestones.finish(metrics | milestones.window.leftovers())
             outcome = "finished"

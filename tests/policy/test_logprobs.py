@@ -244,7 +244,7 @@ def test_the_head_by_gradcheck_and_by_module(transform: LogitTransform) -> None:
 
 
 @pytest.mark.parametrize("num_kept", [0, 7, 1000])
-def test_the_head_projects_in_blocks_and_twice_only_what_it_may_not_keep(
+def test_the_head_keeps_one_piece_and_projects_the_rest_twice_in_blocks(
     num_kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(head_module, "KEPT_ELEMENTS", num_kept * VOCAB)
@@ -260,10 +260,63 @@ def test_the_head_projects_in_blocks_and_twice_only_what_it_may_not_keep(
     monkeypatch.setattr(head_module, "_project", spy)
     actual = gradients(model, ours(model, batch_of()).logprobs_NT.square().sum())
     num_trained = int(batch_of().trained_NT.sum())
-    assert max(sizes) == 3
-    # Whole blocks of three are kept.
-    assert sum(sizes) == 2 * num_trained - min(num_trained, num_kept // 3 * 3)
+    num_kept = min(num_kept, num_trained)
+    assert sizes[0] == (num_kept or 3)
+    assert max(sizes[1:], default=0) <= 3
+    assert sum(sizes) == 2 * num_trained - num_kept
     assert_same_gradients(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("num_kept", [0, 5, 1000])
+def test_the_head_adds_to_a_gradient_that_is_there(
+    dtype: torch.dtype, num_kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head_module, "KEPT_ELEMENTS", num_kept * VOCAB)
+    torch.manual_seed(0)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    head = nn.Linear(8, VOCAB, bias=False, dtype=wide)
+    hidden_SD = torch.randn(7, 8, dtype=wide, requires_grad=True)
+
+    def go_back(scale: float) -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            logprobs_S, _ = score_tokens(
+                head, hidden_SD, torch.arange(7), transform=LogitTransform(), temperature=1.0, with_entropy=False
+            )
+        (scale * logprobs_S.sum()).backward()
+
+    go_back(1.0)
+    assert head.weight.grad is not None
+    once, there = head.weight.grad.clone(), head.weight.grad
+    go_back(2.0)
+    assert head.weight.grad is there
+    assert there.dtype == wide
+    torch.testing.assert_close(there, 3 * once, rtol=2e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("register", ["register_hook", "register_post_accumulate_grad_hook"])
+def test_who_watches_the_heads_gradient_sees_it(register: str) -> None:
+    head = nn.Linear(8, VOCAB, bias=False)
+    seen = []
+    getattr(head.weight, register)(
+        lambda x: seen.append(x.shape) if x is not head.weight else seen.append(x.grad.shape)
+    )
+    for _ in range(2):
+        logprobs_S, _ = score_tokens(
+            head, torch.ones(2, 8), torch.arange(2), transform=LogitTransform(), temperature=1.0, with_entropy=False
+        )
+        logprobs_S.sum().backward()
+    assert seen == [head.weight.shape] * 2
+
+
+def test_no_tokens_give_the_head_a_gradient_of_zeros() -> None:
+    head = nn.Linear(8, VOCAB, bias=False)
+    logprobs_S, _ = score_tokens(
+        head, torch.ones(0, 8), torch.arange(0), transform=LogitTransform(), temperature=1.0, with_entropy=False
+    )
+    logprobs_S.sum().backward()
+    assert head.weight.grad is not None
+    assert not head.weight.grad.any()
 
 
 def test_kept_logits_are_used_up_and_a_second_backward_pass_is_still_right() -> None:
@@ -274,9 +327,9 @@ def test_kept_logits_are_used_up_and_a_second_backward_pass_is_still_right() -> 
         head, hidden_SD, torch.arange(7), transform=LogitTransform(), temperature=0.7, with_entropy=False
     )
     context: Any = logprobs_S.grad_fn
-    assert len(context.kept) == 3, "blocks of three tokens"
+    assert context.kept_KV.shape == (7, VOCAB)
     first = torch.autograd.grad(logprobs_S.sum(), (hidden_SD, head.weight), retain_graph=True)
-    assert not context.kept
+    assert context.kept_KV is None
     second = torch.autograd.grad(logprobs_S.sum(), (hidden_SD, head.weight))
     for mine, theirs in zip(first, second, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)

@@ -2,14 +2,15 @@
 
     z = softcap(head(h) · scale) / temperature        logprob = z[y] − lse(z)        entropy = lse(z) − Σ softmax(z)·z
 
-Tokens go through in blocks (`block_size`). The first `KEPT_ELEMENTS` logits are kept for the backward pass, which turns
-them into their own gradient in place and then needs three matrix products in all; blocks beyond that are made again,
+The first `KEPT_ELEMENTS` logits are kept for the backward pass, which turns them into their own gradient in place and
+then needs three matrix products in all. Tokens beyond that go through in blocks (`block_size`) that are made again,
 which is a fourth. So memory is bounded whatever the vocabulary and the number of tokens. The projection runs in the
 autocast type, everything after it in float32 (float64 for float64 hidden states).
 
-There are two ways through the head. A plain linear layer takes `_LinearScore`, which sums the gradients of the
-blocks in float32. Anything else (an adapter on the head, a quantised or sharded head) is called as a module under
-activation checkpointing, and so trains as it would in the model's own forward.
+There are two ways through the head. A plain linear layer takes `_LinearScore`, which sums gradients in float32, and
+adds the weight's to a `weight.grad` that is there already: another matrix of that size for each forward would take
+longer to allocate and to add than to compute. Anything else (an adapter on the head, a quantised or sharded head) is
+called as a module under activation checkpointing, and so trains as it would in the model's own forward.
 
 This is not a loss, and knows nothing of rows, prompts or masks: S is a plain list of tokens.
 """
@@ -26,13 +27,13 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 BLOCK_ELEMENTS = 2**23
-"""Logits per block (32 MiB in float32), unless `BLOCK_TOKENS` are more."""
+"""Logits per block that is not kept (32 MiB in float32), unless `BLOCK_TOKENS` are more."""
 
 BLOCK_TOKENS = 256
 """Fewer rows would make thin matrix products, and each block costs a pass over the weight's gradient."""
 
 KEPT_ELEMENTS = 2**26
-"""Logits of a forward that are kept for its backward pass; blocks beyond are computed twice."""
+"""Logits of a forward that are kept for its backward pass; those beyond are computed twice."""
 
 STRIP_ELEMENTS = 2**18
 """Logits that the CPU takes through softmax at a time."""
@@ -131,16 +132,16 @@ class _LinearScore(torch.autograd.Function):
         num_tokens, vocab_size = hidden_SD.shape[0], weight_VD.shape[0]
         logprobs_S, entropy_S = (hidden_SD.new_zeros(num_tokens, dtype=_wide(hidden_SD.dtype)) for _ in range(2))
         scratch = _Scratch()
-        ctx.kept = {}
+        ctx.kept_KV = None
+        num_kept = min(num_tokens, KEPT_ELEMENTS // vocab_size) if is_kept else 0
         with torch.autocast(hidden_SD.device.type, enabled=False):
             w_VD = weight_VD.to(dtype)
-            for number, s in enumerate(_blocks(num_tokens, vocab_size)):
-                is_block_kept = is_kept and s.stop * vocab_size <= KEPT_ELEMENTS
+            for s in _pieces(num_tokens, vocab_size, num_kept):
                 size = (s.stop - s.start, vocab_size)
-                out_SV = w_VD.new_empty(size) if is_block_kept else scratch.take(size, w_VD)
+                out_SV = w_VD.new_empty(size) if s.stop <= num_kept else scratch.take(size, w_VD)
                 logits_SV = _project(hidden_SD[s], w_VD, bias_V, out_SV)
-                if is_block_kept:
-                    ctx.kept[number] = logits_SV
+                if s.stop <= num_kept:
+                    ctx.kept_KV = logits_SV
                 for r in _strips(s, vocab_size, hidden_SD.device):
                     z_SV = transform(logits_SV[_within(r, s)].to(logprobs_S.dtype), temperature)
                     log_p_SV = torch.log_softmax(z_SV, dim=-1)
@@ -159,13 +160,15 @@ class _LinearScore(torch.autograd.Function):
         vocab_size = weight_VD.shape[0]
         sums = _GradientSums(hidden_SD, weight_VD, bias_V, ctx.needs_input_grad[:3])
         scratch = _Scratch()
+        # Taken out, so that memory is free again at once, and a second backward pass makes them anew.
+        kept_KV, ctx.kept_KV = ctx.kept_KV, None
         with torch.autocast(hidden_SD.device.type, enabled=False):
             w_VD = weight_VD.to(dtype)
-            for number, s in enumerate(_blocks(hidden_SD.shape[0], vocab_size)):
-                size = (s.stop - s.start, vocab_size)
-                # Taken out, so that memory is free again at once, and a second backward pass makes them anew.
-                logits_SV = ctx.kept.pop(number, None)
-                if logits_SV is None:
+            for s in _pieces(hidden_SD.shape[0], vocab_size, 0 if kept_KV is None else len(kept_KV)):
+                if kept_KV is not None:
+                    logits_SV, kept_KV = kept_KV, None
+                else:
+                    size = (s.stop - s.start, vocab_size)
                     logits_SV = _project(hidden_SD[s], w_VD, bias_V, scratch.take(size, w_VD))
                 for r in _strips(s, vocab_size, hidden_SD.device):
                     wide_SV = logits_SV[_within(r, s)].to(entropy_S.dtype)
@@ -196,27 +199,39 @@ class _Scratch:
 
 
 class _GradientSums:
-    """Gradients of hidden states, weight and bias, summed over blocks in the wide type."""
+    """Gradients of hidden states, weight and bias, summed over pieces in the wide type."""
 
     def __init__(self, hidden_SD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, wanted: tuple[bool, ...]) -> None:
         inputs = (hidden_SD, weight_VD, bias_V)
         self._dtypes = [None if x is None else x.dtype for x in inputs]
-        self._hidden, self._weight, self._bias = (
+        self._hidden, _, self._bias = (
             torch.zeros_like(x, dtype=_wide(x.dtype)) if is_wanted and x is not None else None
             for x, is_wanted in zip(inputs, wanted, strict=True)
         )
+        self._wants_weight = wanted[1]
+        self._is_in_place = wanted[1] and _may_add_to_grad(weight_VD)
+        self._weight = weight_VD.grad if self._is_in_place else None
+        if not len(hidden_SD) and wanted[1] and not self._is_in_place:
+            self._weight = torch.zeros_like(weight_VD, dtype=_wide(weight_VD.dtype))
 
     def add(self, s: slice, g_SV: Tensor, h_SD: Tensor, w_VD: Tensor) -> None:
         if self._hidden is not None:
             self._hidden[s] = g_SV @ w_VD
-        if self._weight is not None:
-            _add_product(self._weight, g_SV.t(), h_SD)
+        if self._wants_weight:
+            self._weight = _sum_with_product(self._weight, g_SV.t(), h_SD)
         if self._bias is not None:
             self._bias += g_SV.sum(dim=0, dtype=self._bias.dtype)
 
     def results(self) -> list[Tensor | None]:
-        grads = (self._hidden, self._weight, self._bias)
+        grads = (self._hidden, None if self._is_in_place else self._weight, self._bias)
         return [None if x is None else x.to(dtype) for x, dtype in zip(grads, self._dtypes, strict=True)]
+
+
+def _may_add_to_grad(weight: Tensor) -> bool:
+    """Whether autograd would do nothing with a gradient but add it to `weight.grad`, which is there and wide enough."""
+    grad = weight.grad if weight.is_leaf else None
+    is_watched = bool(weight._backward_hooks) or bool(weight._post_accumulate_grad_hooks)
+    return grad is not None and grad.dtype == _wide(weight.dtype) and grad.layout == torch.strided and not is_watched
 
 
 def _grad_z(
@@ -254,7 +269,7 @@ def _score_by_module(
         vocab_size = head(hidden_SD.new_zeros(1, hidden_SD.shape[1])).shape[-1]
     parts = [
         checkpoint(score, hidden_SD[s], targets_S[s], use_reentrant=False)
-        for s in _blocks(hidden_SD.shape[0], vocab_size) or [slice(0, 0)]
+        for s in _pieces(hidden_SD.shape[0], vocab_size, 0) or [slice(0, 0)]
     ]
     return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
@@ -264,29 +279,39 @@ def _project(h_SD: Tensor, w_VD: Tensor, bias_V: Tensor | None, out_SV: Tensor) 
     return out_SV if bias_V is None else out_SV.add_(bias_V.to(w_VD.dtype))
 
 
-def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a @ b. What is added may be rounded to the type of a and b; the sum never is, which would bias it."""
-    if a.dtype == total.dtype:
-        total.addmm_(a, b)
-    elif a.is_cuda:
-        total += torch.mm(a, b, out_dtype=total.dtype)
-    else:
-        total += a @ b
+def _sum_with_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+    """total + a @ b, in place. What is added may be rounded to a's type; the sum never is, which would bias it."""
+    wide = _wide(a.dtype)
+    if a.dtype == wide:
+        return a @ b if total is None else total.addmm_(a, b)
+    if a.is_cuda:
+        product = torch.mm(a, b, out_dtype=wide)
+        return product if total is None else total.add_(product)
+    product = a @ b
+    if total is None:
+        return product.to(wide)
+    # Added a few rows at a time: torch makes a wide copy of what it adds.
+    size = max(1, STRIP_ELEMENTS // b.shape[1])
+    for rows, part in zip(total.split(size), product.split(size), strict=True):
+        rows.add_(part)
+    return total
 
 
-def _blocks(num_tokens: int, vocab_size: int) -> list[slice]:
+def _pieces(num_tokens: int, vocab_size: int, num_kept: int) -> list[slice]:
+    """What is kept, in one piece, and then blocks."""
     size = block_size(vocab_size)
-    return [slice(start, min(start + size, num_tokens)) for start in range(0, num_tokens, size)]
+    kept = [slice(0, num_kept)] if num_kept else []
+    return kept + [slice(start, min(start + size, num_tokens)) for start in range(num_kept, num_tokens, size)]
 
 
 def _strips(s: slice, vocab_size: int, device: torch.device) -> list[slice]:
-    """Rows of a block that fit into a core's cache together, where there is one: softmax makes several passes."""
-    size = max(1, STRIP_ELEMENTS // vocab_size) if device.type == "cpu" else s.stop - s.start
+    """Rows of a piece that fit into a core's cache together, where there is one: softmax makes several passes."""
+    size = max(1, STRIP_ELEMENTS // vocab_size) if device.type == "cpu" else block_size(vocab_size)
     return [slice(start, min(start + size, s.stop)) for start in range(s.start, s.stop, size)]
 
 
 def _within(r: slice, s: slice) -> slice:
-    """Rows r of all, counted from the start of block s."""
+    """Rows r of all, counted from the start of piece s."""
     return slice(r.start - s.start, r.stop - s.start)
 
 
