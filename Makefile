@@ -48,7 +48,7 @@ $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed-demo: $(VENV)/bin/python pyproject.toml constraints.txt
-	@$(PIP) install -c constraints.txt -e '.[report]'
+	@$(PIP) install -c constraints.txt -e '.[report,monitor]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt

@@ -29,6 +29,7 @@ def test_two_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     screen = capsys.readouterr().out
     assert held_out[0].text in screen
     assert "held-out accuracy" in screen
+    assert f"monitor {tmp_path}" in screen
     assert f"{folder}/summary.json" in screen
     assert [file.name for file in tmp_path.iterdir()] == ["demo"]
 
@@ -46,3 +47,22 @@ def test_without_matplotlib_it_says_so(
     assert "pip install 'gruppo[report]'" in capsys.readouterr().out
     assert not (tmp_path / "reward.png").exists()
     assert (tmp_path / "summary.json").exists()
+
+
+def test_programs_are_named_as_they_can_be_called_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs = tmp_path / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    (programs / "gruppo").touch(mode=0o755)
+    monkeypatch.setattr(run.sys, "executable", str(programs / "python"))
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.chdir(tmp_path)
+    assert run._command("gruppo") == ".venv/bin/gruppo"
+    monkeypatch.chdir("/")
+    assert run._command("gruppo") == str(programs / "gruppo").lstrip("/")
+    monkeypatch.chdir(programs.parent)
+    assert run._command("gruppo") == "bin/gruppo"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert run._command("gruppo") == str(programs / "gruppo")
+    monkeypatch.setenv("PATH", str(programs))
+    assert run._command("gruppo") == "gruppo"

@@ -5,7 +5,10 @@ gruppo's public names only. Everything it writes is below `output_dir`.
 """
 
 import json
+import os
 import platform
+import shutil
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,7 +55,7 @@ INTRO: Final = (
     "  3. the same exam again\n\n"
     "Everything is written below {output_dir}"
 )
-TRACKING: Final = "python -c \"from gruppo.demo.run import main; main(report_to='tensorboard')\""
+TRACKING: Final = "-c \"from gruppo.demo.run import main; main(report_to='tensorboard')\""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,12 +202,23 @@ def _write(console: Console, trainer: GRPOTrainer, outcome: Outcome, summary: di
         picture = f"{folder}/reward.png"
         draw_curve(Path(picture), rewards=outcome.rewards, held_out=outcome.held_out, title=headline)
     for name, place in {
+        "look inside": f"{_command('gruppo')} monitor {folder}",
         "the numbers": f"{folder}/summary.json",
         "the reward curve": picture,
         "every step": f"{folder}/metrics.jsonl",
-        "every completion": f"python -c \"import pandas; print(pandas.read_parquet('{folder}/rollouts')"
+        "every completion": f"{_command('python')} -c \"import pandas; print(pandas.read_parquet('{folder}/rollouts')"
         "[['step', 'completion', 'reward', 'advantage']])\"",
         "the trained policy": f"{folder}/policy (for from_pretrained)",
-        "with TensorBoard": TRACKING,
+        "with TensorBoard": f"{_command('python')} {TRACKING}",
     }.items():
         console.print(Text(f"  {name:<19} {place}"), soft_wrap=True)
+
+
+def _command(name: str) -> str:
+    """How the user calls a program of this environment from here: by name if it is on the path, else by its place."""
+    place = Path(sys.executable).parent / name
+    found = shutil.which(name)
+    if found is not None and Path(found).absolute() == place:
+        return name
+    nearby = os.path.relpath(place)
+    return str(place) if nearby.startswith(os.pardir) else nearby
