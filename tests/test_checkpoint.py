@@ -288,6 +288,33 @@ def test_an_optimizer_survives_as_tensors_and_json(kind):
             assert torch.equal(torch.as_tensor(state["state"][number][name]), torch.as_tensor(value))
 
 
+def test_saving_copies_nothing_that_is_on_the_host_already(tmp_path, monkeypatch):
+    """On a GPU a copy beside the optimizer would need its memory once more."""
+    parameter = torch.nn.Parameter(torch.ones(2, 3))
+    optimizer = torch.optim.Adam([parameter])
+    parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    tensors, _ = split_state(optimizer.state_dict())
+    assert tensors["0/exp_avg"].data_ptr() == optimizer.state[parameter]["exp_avg"].data_ptr()
+
+    def refuse(self, *args, **kwargs):
+        raise AssertionError("cloned")
+
+    monkeypatch.setattr(torch.Tensor, "clone", refuse)
+    CheckpointWriter(tmp_path / "checkpoint-1", one_process()).tensors("a.safetensors", {"a": torch.ones(3)})
+
+
+def test_tied_tensors_are_saved_under_both_names(tmp_path):
+    both = torch.arange(6.0).view(2, 3)
+    writer = CheckpointWriter(tmp_path / "checkpoint-1", one_process())
+    writer.tensors("a.safetensors", {"head": both, "embeddings": both, "turned": both.T})
+    writer.commit()
+    found = CheckpointReader(tmp_path / "checkpoint-1", one_process()).tensors("a.safetensors")
+    assert torch.equal(found["head"], both)
+    assert torch.equal(found["embeddings"], both)
+    assert torch.equal(found["turned"], both.T)
+
+
 def test_the_position_and_controllers_are_readable(saved):
     content = json.loads((saved.folder / "gruppo.json").read_text())
     assert content["position"] == {"epoch": 1, "round_in_epoch": 0, "round": 1, "segment": 1}

@@ -1,5 +1,6 @@
 """What goes to the hub and what stays at home. The hub itself is a fake; nothing leaves this machine."""
 
+import json
 from concurrent.futures import Future
 from fnmatch import fnmatch
 from pathlib import Path
@@ -74,8 +75,9 @@ def test_push_to_hub_uploads_the_model_and_no_records(tmp_path, the_hub):
     (upload,) = the_hub.uploads
     assert upload.message == "Done"
     assert {"model.safetensors", "config.json", "tokenizer.json", "README.md"} < upload.files
-    assert not {
-        file for file in upload.files if file.startswith(("rollouts", "run.json", "metrics", "events", "checkpoint"))
+    assert upload.files <= {
+        *("model.safetensors", "config.json", "generation_config.json", "README.md"),
+        *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
     }
 
 
@@ -105,14 +107,44 @@ def test_hub_strategy_says_what_goes_up_when(tmp_path, the_hub, strategy, expect
             assert {"optimizer.safetensors", "gruppo.json", "manifest.json"} < upload.files
 
 
-def test_an_upload_that_fails_says_so_before_the_next(tmp_path, the_hub):
+def test_what_failed_in_the_background_is_told_once(tmp_path, the_hub):
     the_hub.is_down = True
     uploads = Uploads(config(tmp_path, hub_model_id=NAME))
     (tmp_path / "checkpoint-1").mkdir()
     uploads.checkpoint(tmp_path / "checkpoint-1", 1)
+    assert uploads.wait() == ["Uploading checkpoint-1 failed: ConnectionError: the hub is down"]
+    assert uploads.wait() == []
+
+
+UPLOADING = {"push_to_hub": True, "hub_model_id": NAME, "save_strategy": "steps", "save_steps": 1, "max_steps": 3}
+
+
+@pytest.mark.parametrize("broken", ["upload_folder", "create_repo"])
+def test_an_upload_that_fails_does_not_end_the_run(tmp_path, the_hub, monkeypatch, caplog, broken):
+    works = getattr(the_hub, broken)
+
+    def once(*arguments, **named):
+        monkeypatch.setattr(the_hub, broken, works)
+        raise ConnectionError("503")
+
+    monkeypatch.setattr(the_hub, broken, once)
+    made = trainer(tmp_path, UPLOADING)
+    made.train()
+    assert made.state.global_step == 3
+    steps = [f"Training in progress, step {step}" for step in (2, 3)]
+    assert [upload.message for upload in the_hub.uploads] == [*steps, "End of training"]
+    assert "Uploading checkpoint-1 failed: ConnectionError: 503" in caplog.text
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    (failure,) = [event for event in events if event["kind"] == "upload_failure"]
+    assert failure["error"] == "Uploading checkpoint-1 failed: ConnectionError: 503"
+
+
+def test_the_last_push_must_succeed(tmp_path, the_hub):
+    the_hub.is_down = True
+    made = trainer(tmp_path, UPLOADING)
     with pytest.raises(GruppoError, match="pushing to the hub failed: ConnectionError: the hub is down"):
-        uploads.wait()
-    uploads.wait()  # said once
+        made.train()
+    assert made.state.global_step == 3
 
 
 def test_push_begin_is_an_event(tmp_path, the_hub):

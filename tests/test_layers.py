@@ -17,6 +17,7 @@ ROWS = {
     "config": 1,
     "config_checks": 1,
     "config_coerce": 1,
+    "config_values": 1,
     "plan_checks": 1,
     "trl_names": 1,
     "plan": 1,
@@ -38,11 +39,13 @@ ROWS = {
     "milestones": 4,
     "position": 4,
     "retention": 4,
+    "run_checkpoints": 4,
     "scoring": 4,
     "settings": 4,
     "watch": 4,
     "wiring": 4,
     "assemble": 4,
+    "launch": 4,
     "learner": 4,
     "round_metrics": 4,
     "evaluation": 4,
@@ -55,7 +58,9 @@ ROWS = {
 PEERS_THAT_MAY_MEET = {1, 4, 6}
 """Rows whose modules may import each other; in row 3 they may not."""
 
-LIGHT = {"errors", "types", "metrics", "config", "config_checks", "config_coerce", "plan_checks", "trl_names", "plan"}
+LIGHT = {"errors", "types", "metrics", "plan_checks", "trl_names", "plan"} | {
+    name for name in ROWS if name.startswith("config")
+}
 """Modules that must not import torch or transformers at run time: `gruppo --help` imports them."""
 
 

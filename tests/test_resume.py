@@ -1,11 +1,16 @@
 """A run that stops and resumes is, to the bit, the run that never stopped."""
 
+import json
+from hashlib import sha256
+
 import pytest
 import torch
 from datasets import IterableDataset
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from fakes import DATA, StopAt, flat, lines, policy, timeless, trainer
+from gruppo.checkpoint import newest_checkpoint
+from gruppo.errors import CheckpointError
 
 # name -> (config fields, step to stop at, model family)
 CASES = {
@@ -171,6 +176,92 @@ def test_records_of_steps_made_anew_are_superseded(tmp_path):
     make(tmp_path, {}).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     parts = [path.parent.name for path in (tmp_path / "rollouts").rglob("*.parquet")]
     assert sorted(parts) == [f"step-{step:06d}" for step in range(1, 6)]
+
+
+EVERY_STEP = {"save_strategy": "steps", "save_steps": 1}
+
+
+def test_a_fresh_run_puts_an_earlier_ones_checkpoints_aside(tmp_path):
+    make(tmp_path, {**EVERY_STEP, "save_steps": 4, "max_steps": 4}).train()
+    make(tmp_path, {**EVERY_STEP, "save_total_limit": 1, "max_steps": 2}).train()
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+    assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+    assert [path.name for path in tmp_path.glob("superseded/a2/checkpoint-*")] == ["checkpoint-4"]
+    assert newest_checkpoint(tmp_path / "superseded" / "a2") is not None, "it is whole"
+
+
+def test_a_start_by_mistake_says_where_the_checkpoints_are(tmp_path):
+    make(tmp_path, {**EVERY_STEP, "max_steps": 1}).train()
+    make(tmp_path, {"max_steps": 1}).train()
+    with pytest.raises(CheckpointError, match=r"put an earlier one aside: .*superseded/a2/checkpoint-1"):
+        make(tmp_path, {"max_steps": 2}).train(resume_from_checkpoint=True)
+
+
+def test_going_back_puts_later_checkpoints_aside(tmp_path):
+    make(tmp_path, {**EVERY_STEP, "max_steps": 4}).train()
+    resumed = make(tmp_path, {**EVERY_STEP, "save_total_limit": 1, "max_steps": 2})
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+    assert len(list(tmp_path.glob("superseded/a2/checkpoint-*"))) == 3
+
+
+def test_an_evaluation_on_its_own_leaves_checkpoints_where_they_are(tmp_path):
+    make(tmp_path, {**EVERY_STEP, "max_steps": 1}).train()
+    make(tmp_path, {}).evaluate()
+    assert (tmp_path / "checkpoint-1").is_dir()
+
+
+OTHER_BATCHES = {
+    "steps_per_generation": ({"steps_per_generation": 2}, "steps_per_generation was 4 and is 2"),
+    "two fields": (
+        {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "steps_per_generation": 4},
+        "per_device_train_batch_size was 4 and is 8; gradient_accumulation_steps was 2 and is 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_BATCHES)
+def test_other_batch_fields_are_refused_before_anything_is_loaded(tmp_path, name):
+    """The position counts rounds of these sizes, and a round in use would be cut another way."""
+    fields, message = OTHER_BATCHES[name]
+    make(tmp_path, {"steps_per_generation": 4}, callbacks=[StopAt(3)], train_dataset=DATA * 2).train()
+    other = make(tmp_path, {"steps_per_generation": 4, **fields}, train_dataset=DATA * 2)
+    before = flat(other.model)
+    with pytest.raises(CheckpointError, match=f"checkpoint-3 was saved with other batch fields: {message}"):
+        other.train(resume_from_checkpoint=True)
+    assert torch.equal(flat(other.model), before)
+
+
+def test_a_checkpoint_that_does_not_know_its_batch_fields_resumes(tmp_path):
+    make(tmp_path, {}, callbacks=[StopAt(3)]).train()
+    folder = tmp_path / "checkpoint-3"
+    manifest, state = (json.loads((folder / name).read_text()) for name in ("manifest.json", "gruppo.json"))
+    del state["batch"]
+    (folder / "gruppo.json").write_text(json.dumps(state))
+    manifest["sha256"]["gruppo.json"] = sha256((folder / "gruppo.json").read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    resumed = make(tmp_path, {})
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 5
+
+
+@pytest.mark.parametrize("is_tied", [False, True])
+def test_a_float32_head_of_a_bfloat16_model_is_not_rounded_on_resume(tmp_path, is_tied):
+    def made(*callbacks):
+        model = policy(tie_word_embeddings=is_tied).to(torch.bfloat16)
+        fields = {"cast_lm_head_to_fp32": True, "max_steps": 3}
+        return trainer(tmp_path, fields, model=model, callbacks=callbacks)
+
+    first = made(StopAt(2))
+    first.train()
+    head = first.model.lm_head.weight.detach().clone()
+    assert head.dtype == torch.float32
+    assert not torch.equal(head, head.bfloat16().float()), "rounding would show"
+    resumed = made(StopAt(2))
+    resumed._milestones.begin(resume_from=True)
+    resumed._milestones.close("interrupted")
+    assert torch.equal(resumed.model.lm_head.weight, head)
+    assert torch.equal(flat(resumed.model), flat(first.model))
 
 
 def test_dropout_would_show(tmp_path):

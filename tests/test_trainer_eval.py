@@ -54,6 +54,19 @@ def test_evaluate_needs_no_training_and_changes_nothing(tmp_path):
     assert len(list((tmp_path / "rollouts").rglob("*.parquet"))) == 3
 
 
+@pytest.mark.parametrize("run", ["train", "evaluate"])
+def test_an_evaluation_that_raises_before_the_first_step_closes_the_records(tmp_path, run):
+    def reward(completions, **kwargs):
+        raise RuntimeError("broken")
+
+    made = trainer(tmp_path, {"eval_on_start": True, **EVERY_STEP}, eval_dataset=DATA, reward_funcs=reward)
+    with pytest.raises(ValueError, match="broken"):
+        getattr(made, run)()
+    assert json.loads((tmp_path / "run.json").read_text())["attempts"][0]["ended"] is not None
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert (events[-1]["kind"], events[-1]["outcome"]) == ("attempt_stop", "interrupted")
+
+
 def test_evaluation_does_not_change_training(tmp_path):
     plain = trainer(tmp_path / "plain", model=policy("gpt2"))
     plain.train()

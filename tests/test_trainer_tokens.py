@@ -278,7 +278,7 @@ def test_resuming_supersedes_tokens_as_it_does_rollouts(tmp_path):
     # The second run began anew: all of the first one's parts are superseded.
     assert {row["attempt"] for row in read_tokens(tmp_path).to_pylist()} == {2}
     made = trainer(tmp_path, {"max_steps": 4})
-    made.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    made.train(resume_from_checkpoint=str(tmp_path / "superseded" / "a2" / "checkpoint-2"))
     attempts = {row["step"]: row["attempt"] for row in read_tokens(tmp_path).to_pylist()}
     assert attempts == {1: 2, 2: 2, 3: 3, 4: 3}
     moved = {path.parent.name for path in (tmp_path / "superseded" / "a3" / "tokens").glob("*/*.parquet")}

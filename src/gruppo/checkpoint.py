@@ -11,8 +11,8 @@
         manifest.json                                  sha256 of every file, written last
 
 Nothing is pickled and nothing unpickles. The folder appears by rename, whole or not at all; what a kill leaves behind
-is hidden (`.checkpoint-12.partial`) and goes with the next save. Not here: when to save, and which old checkpoints to
-delete (`retention.py`).
+is hidden (`.checkpoint-12.partial`) and goes with the next save. Not here: what of a run goes into which file
+(`run_checkpoints.py`), and which old checkpoints to delete (`retention.py`).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,7 @@ class CheckpointWriter:
         self.folder, self._world = folder, world
         self.staging = folder.with_name(f".{folder.name}.partial")
         if world.is_main:
-            _clear_up(folder.parent)
+            clear_up(folder.parent)
             self.staging.mkdir(parents=True)
         world.barrier()
 
@@ -90,7 +91,7 @@ class CheckpointWriter:
 
     def tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         if tensors and self._world.is_main:
-            save_file({key: value.detach().clone().contiguous() for key, value in tensors.items()}, self.staging / name)
+            save_file(_on_host(tensors), self.staging / name)
 
     def json(self, name: str, content: Any) -> None:
         if self._world.is_main:
@@ -106,7 +107,7 @@ class CheckpointWriter:
             if self.folder.exists():
                 os.replace(self.folder, self.folder.with_name(f".{self.folder.name}.replaced"))
             os.replace(self.staging, self.folder)
-            _clear_up(self.folder.parent)
+            clear_up(self.folder.parent)
         self._world.barrier()
 
 
@@ -159,7 +160,9 @@ class CheckpointReader:
             return
         # from_pretrained knows every renaming and tying between a state dict and its files; a plain load does not.
         with boundary(CheckpointError, f"loading the model of {self.folder}"), _without_progress_bar():
-            saved, report = type(model).from_pretrained(self.folder, dtype=model.dtype, output_loading_info=True)
+            saved, report = type(model).from_pretrained(
+                self.folder, dtype=_widest_type(model), output_loading_info=True
+            )
             if missing := sorted(report["missing_keys"]):  # from_pretrained would make them up
                 raise CheckpointError(
                     f"{self.folder} holds another model: it lacks {len(missing)} of the tensors of "
@@ -177,6 +180,13 @@ class CheckpointReader:
     def rollouts(self, device: torch.device) -> TrainBatch | None:
         tensors = self.tensors(f"rollouts-{self._world.rank}.safetensors")
         return batch_from_tensors(tensors, device) if tensors else None
+
+
+def _widest_type(model: Any) -> torch.dtype:
+    """One that holds all weights exactly: a head in float32 would be rounded to the type of the others."""
+    types = {tensor.dtype for tensor in model.state_dict().values() if tensor.is_floating_point()}
+    widest: torch.dtype = reduce(torch.promote_types, types)
+    return widest
 
 
 def save_pretrained(folder: Path, model: Any, tokenizer: Any, adapter: str | None) -> None:
@@ -212,7 +222,7 @@ def newest_checkpoint(output_dir: Path) -> Path | None:
     return steps[max(steps)] if steps else None
 
 
-def _clear_up(run_dir: Path) -> None:
+def clear_up(run_dir: Path) -> None:
     """What a kill left behind: half checkpoints go, and one whose successor never came gets its name back."""
     for partial in run_dir.glob(".checkpoint-*.partial"):
         shutil.rmtree(partial)
@@ -225,16 +235,32 @@ def _clear_up(run_dir: Path) -> None:
 
 
 def split_state(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimizer's state dict as named tensors, and the rest as JSON values."""
+    """An optimizer's state dict as named tensors on the host, and the rest as JSON values.
+
+    Tensors that are there already are the optimizer's own: write them before it goes on.
+    """
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, dict[str, Any]] = {}
     for parameter, entries in state["state"].items():
         for name, value in flat_entries(entries).items():
             if isinstance(value, Tensor):
-                tensors[f"{parameter}/{name}"] = value.detach().clone().contiguous()
+                tensors[f"{parameter}/{name}"] = value
             else:
                 numbers.setdefault(str(parameter), {})[name] = value
-    return tensors, {"param_groups": state["param_groups"], "state": numbers}
+    return _on_host(tensors), {"param_groups": state["param_groups"], "state": numbers}
+
+
+def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """As safetensors takes them: contiguous, and no two in one storage (tied weights are). A GPU copies nothing."""
+    found: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        host = tensor.detach().cpu().contiguous()
+        if host.untyped_storage().data_ptr() in storages:
+            host = host.clone()
+        storages.add(host.untyped_storage().data_ptr())
+        found[name] = host
+    return found
 
 
 def join_state(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ RECORDS = [
     "superseded/*",
     "runs/*",
     "run.json",
+    "heartbeat.json",
     "metrics.jsonl",
     "events*.jsonl",
     "checkpoint-*",
@@ -51,43 +52,42 @@ class Uploads:
     def __init__(self, config: GRPOConfig) -> None:
         self._config = config
         self._api = HfApi(token=config.hub_token)
-        self._pending: list[Future[Any]] = []
+        self._pending: list[tuple[str, Future[None]]] = []
 
     def checkpoint(self, folder: Path, step: int) -> None:
         """In the background: the model to the top; by `hub_strategy` the whole checkpoint to a folder of its own."""
-        message = f"Training in progress, step {step}"
-        repo_id = str(self._repository().repo_id)
-        self._start(repo_id, folder, message, ignore_patterns=RESUME_FILES)
-        place = {"checkpoint": "last-checkpoint", "all_checkpoints": folder.name}.get(self._config.hub_strategy)
-        if place is not None:
-            self._start(repo_id, folder, f"{message}, checkpoint", path_in_repo=place)
+        self._pending.append((folder.name, self._api.run_as_future(self._upload_checkpoint, folder, step)))
+
+    def wait(self) -> list[str]:
+        """Until all is uploaded or has failed: files must not change or go before. Says what failed, once."""
+        pending, self._pending = self._pending, []
+        errors = [(name, upload.exception()) for name, upload in pending]
+        return [f"Uploading {name} failed: {type(error).__name__}: {error}" for name, error in errors if error]
 
     def run(self, folder: Path, commit_message: str) -> str:
         """The model in `folder`; returns the repository's address. Raises GruppoError with the hub's answer."""
-        self.wait()
-        repository = self._repository()
-        self._start(str(repository.repo_id), folder, commit_message, ignore_patterns=RECORDS)
-        self.wait()
+        with boundary(GruppoError, "pushing to the hub"):
+            repository = self._repository()
+            self._upload(repository, folder, commit_message, ignore_patterns=RECORDS)
         return str(repository)
 
-    def wait(self) -> None:
-        """Until all is uploaded: files must not change or go before. Raises GruppoError with the hub's answer."""
-        pending, self._pending = self._pending, []
-        for upload in pending:
-            with boundary(GruppoError, "pushing to the hub"):
-                upload.result()
+    def _upload_checkpoint(self, folder: Path, step: int) -> None:
+        message = f"Training in progress, step {step}"
+        repository = self._repository()
+        self._upload(repository, folder, message, ignore_patterns=RESUME_FILES)
+        place = {"checkpoint": "last-checkpoint", "all_checkpoints": folder.name}.get(self._config.hub_strategy)
+        if place is not None:
+            self._upload(repository, folder, f"{message}, checkpoint", path_in_repo=place)
 
     def _repository(self) -> Any:
         """Created if it does not exist."""
         name = self._config.hub_model_id or Path(self._config.output_dir).resolve().name
-        with boundary(GruppoError, f"creating {name} on the hub"):
-            return self._api.create_repo(name, private=self._config.hub_private_repo, exist_ok=True)
+        return self._api.create_repo(name, private=self._config.hub_private_repo, exist_ok=True)
 
-    def _start(self, repo_id: str, folder: Path, commit_message: str, **what: Any) -> None:
-        upload = self._api.run_as_future(
-            self._api.upload_folder, repo_id=repo_id, folder_path=folder, commit_message=commit_message, **what
+    def _upload(self, repository: Any, folder: Path, commit_message: str, **what: Any) -> None:
+        self._api.upload_folder(
+            repo_id=str(repository.repo_id), folder_path=folder, commit_message=commit_message, **what
         )
-        self._pending.append(upload)
 
 
 @final

@@ -1,21 +1,22 @@
 """What happens between two optimizer steps: count, log, evaluate, save. And how a run begins, resumes and ends.
 
 transformers' `DefaultFlowCallback` decides when (through `TrainerControl`); here is what is done then, in
-transformers' order: log, evaluate, best model, save. The training itself is in `trainer.py`.
+transformers' order: log, evaluate, best model, save. The training itself is in `trainer.py`, what a checkpoint holds
+in `run_checkpoints.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gruppo.algorithm.advantages import AdvantageTable
-from gruppo.algorithm.entropy import EntropyControl
-from gruppo.checkpoint import CheckpointReader, CheckpointWriter, newest_checkpoint, save_pretrained
+from gruppo.checkpoint import save_pretrained
 from gruppo.data.load import eval_sets
-from gruppo.errors import CheckpointError, DataError
+from gruppo.errors import DataError
 from gruppo.evaluation import Evaluation, Evaluator, whole_groups
 from gruppo.hub import CompletionsUpload, Uploads, write_model_card
 from gruppo.log_window import LogWindow
@@ -23,14 +24,18 @@ from gruppo.metrics import Mean
 from gruppo.monitor.completions_table import CompletionsTable
 from gruppo.monitor.health.finding import Action
 from gruppo.monitor.recorder import Recorder, TokenSettings
+from gruppo.plan_checks import count
 from gruppo.position import Position
-from gruppo.retention import delete_old
+from gruppo.run_checkpoints import Resumed, RunCheckpoints
 from gruppo.settings import eval_sampling
 from gruppo.types import Group, Prompt, RewardTable, TrainBatch
 from gruppo.watch import Watch
 
 if TYPE_CHECKING:
     from gruppo.wiring import Parts
+
+
+logger = logging.getLogger(__name__)
 
 
 class Assemble(Protocol):
@@ -50,12 +55,12 @@ class Milestones:
     ) -> None:
         self.parts, self.config, self.plan = parts, parts.config, parts.plan
         self.callbacks = parts.callbacks
-        self.window, self.progress = LogWindow(), Position()
+        self.window, self.position = LogWindow(), Position()
         self._run_dir = Path(self.config.output_dir)
         self._recorder: Recorder | None = None
         self._watch: Watch | None = None
         self._completions_upload: CompletionsUpload | None = None
-        self._uploads = Uploads(self.config)
+        self._checkpoints, self._uploads = RunCheckpoints(parts), Uploads(self.config)
         self._compute = compute
         self._evaluator = Evaluator(
             rollout=parts.rollout,
@@ -73,28 +78,33 @@ class Milestones:
 
     def begin(self, resume_from: str | bool | None) -> TrainBatch | None:
         """Start counting, or go on where a checkpoint stopped. Returns the round that was in use then, if any."""
-        reader = self._reader(resume_from)
+        reader = self._checkpoints.find(resume_from)
         state_file = None if reader is None else reader.folder / "trainer_state.json"
         self.parts.learner.begin_run()
         self.callbacks.attach(optimizer=self.parts.learner.optimizer, lr_scheduler=self.parts.learner.scheduler)
         self.callbacks.start(
             self.plan.total_steps, self.plan.total_epochs, resume_from=state_file, restore_callbacks=reader is not None
         )
-        self.window, self.progress = LogWindow(), Position()
-        batch = None if reader is None else self._restore(reader)
-        self._open_recorder(start_step=self.callbacks.state.global_step)
+        resumed = Resumed(Position(), LogWindow(), None) if reader is None else self._checkpoints.restore(reader)
+        self.position, self.window = resumed.position, resumed.window
+        start_step = self.callbacks.state.global_step
+        self._open_recorder(start_step)
         self.parts.monitor.begin()
         for line in self.parts.start_lines():
             self.parts.display.message(line)
-        self.parts.display.start(self.plan.total_steps, self.callbacks.state.global_step)
+        self._put_aside(start_step)
+        self.parts.display.start(self.plan.total_steps, start_step)
         self.callbacks.on_train_begin()
         if self.config.eval_on_start:
             self.evaluate(None, "eval")
         self.parts.clock.restart()
-        return batch
+        return resumed.batch
 
-    def end(self, outcome: str) -> None:
-        """However training ended: stop the display and close the records. All is saved before the last upload."""
+    def close(self, outcome: str) -> None:
+        """However training (or an evaluation on its own) ended: stop the display and close the records.
+
+        All is saved before the last upload.
+        """
         self.parts.display.close()
         if self._recorder is not None:
             self._recorder.close(outcome)
@@ -107,12 +117,8 @@ class Milestones:
     def finish(self, metrics: dict[str, float]) -> None:
         """After the last step of a training that was not broken off."""
         state = self.callbacks.state
-        if self.config.load_best_model_at_end and state.best_model_checkpoint is not None:
-            best = Path(state.best_model_checkpoint)
-            if not best.is_dir():  # the run's folder has moved since
-                best = self._run_dir / best.name
-            reader = CheckpointReader(best, self.parts.world)
-            reader.model(self.parts.policy.model, self.parts.policy.adapter)
+        if self.config.load_best_model_at_end:
+            self._checkpoints.load_best()
         self.callbacks.on_log(metrics)
         if self._recorder is not None:
             self._recorder.record_event("train_end", step=state.global_step, **metrics)
@@ -155,7 +161,7 @@ class Milestones:
                 self._recorder.log_completions(state.global_step)
         if self.callbacks.control.should_evaluate:
             metrics = self.evaluate(None, "eval")
-            self.parts.learner.follow(metrics, f"eval_{self.config.best_metric}")
+            self.parts.learner.step_plateau_schedule(metrics, f"eval_{self.config.best_metric}")
             is_best = self.callbacks.update_best(metrics)
             if self.config.save_strategy == "best":
                 self.callbacks.control.should_save = is_best
@@ -198,16 +204,23 @@ class Milestones:
         sets = self.parts.data.eval_prompts if dataset is None else self.parts.data.prepare_eval(eval_sets(dataset))
         if not sets:
             raise DataError("There is nothing to evaluate. Pass eval_dataset to GRPOTrainer or to evaluate().")
-        was_closed = self._recorder is None
-        if was_closed:
+        if self._recorder is not None:
+            return self._evaluate_sets(sets, prefix)
+        outcome = "interrupted"
+        try:
             self._open_recorder(start_step=None)
+            metrics = self._evaluate_sets(sets, prefix)
+            outcome = "evaluated"
+        finally:
+            self.close(outcome)
+        return metrics
+
+    def _evaluate_sets(self, sets: Mapping[str, Sequence[Prompt]], prefix: str) -> dict[str, float]:
         metrics: dict[str, float] = {}
         with self.parts.clock.phase("evaluate"):
             for name, prompts in sets.items():
                 metrics |= self._evaluate_set(prompts, f"{prefix}_{name}" if name else prefix)
         self.callbacks.on_evaluate(metrics)
-        if was_closed:
-            self.end("evaluated")
         return metrics
 
     def _evaluate_set(self, prompts: Sequence[Prompt], prefix: str) -> dict[str, float]:
@@ -241,7 +254,7 @@ class Milestones:
             self._recorder.log_completions(state.global_step, prefix)
         return metrics
 
-    # -- save and restore
+    # -- save and upload
 
     def save_model(self, folder: Path) -> None:
         """Model (or adapter), tokenizer and model card, in Hugging Face's layout."""
@@ -254,92 +267,47 @@ class Milestones:
 
     def save_checkpoint(self, batch: TrainBatch | None) -> None:
         """checkpoint-<step>; `batch` is the round still in use, if the step is inside one."""
-        parts, state = self.parts, self.callbacks.state
-        folder = self._run_dir / f"checkpoint-{state.global_step}"
-        parts.display.phase("save")
-        writer = CheckpointWriter(folder, parts.world)
-        writer.model(parts.policy.model, parts.policy.tokenizer, parts.policy.adapter)
-        if state.best_global_step == state.global_step:
-            state.best_model_checkpoint = str(folder)
-        if parts.world.is_main:
-            self.callbacks.save_state(writer.staging / "trainer_state.json")
-        if not self.config.save_only_model:
-            self._save_training(writer, batch)
+        step = self.callbacks.state.global_step
+        self.parts.display.phase("save")
         if self._recorder is not None:
             self._recorder.drain()  # a run that resumes from here never makes these rows again
-        writer.commit()
+        folder = self._checkpoints.save(self.position, self.window, batch)
         if self._recorder is not None:
-            self._recorder.record_event("checkpoint", step=state.global_step, path=folder.name)
-        if parts.world.is_main:
-            self._uploads.wait()
-            best = None if state.best_model_checkpoint is None else Path(state.best_model_checkpoint)
-            delete_old(self._run_dir, self.config.save_total_limit, best)
+            self._recorder.record_event("checkpoint", step=step, path=folder.name)
+        self._await_uploads()
+        self._checkpoints.delete_old(folder)
         if self.config.push_to_hub and self.config.hub_strategy != "end":
             self.callbacks.on_push_begin()
-            if parts.world.is_main:
-                self._uploads.checkpoint(folder, state.global_step)
+            if self.parts.world.is_main:
+                self._uploads.checkpoint(folder, step)
 
     def push(self, commit_message: str) -> str:
-        """Save the model into output_dir and upload it; the repository's address, "" on other ranks."""
+        """Save the model into output_dir and upload it; the repository's address, "" on other ranks.
+
+        Raises GruppoError with the hub's answer. What fails in the background during training is only told.
+        """
         self.save_model(self._run_dir)
         self.callbacks.on_push_begin()
+        self._await_uploads()
         return self._uploads.run(self._run_dir, commit_message) if self.parts.world.is_main else ""
 
-    def _save_training(self, writer: CheckpointWriter, batch: TrainBatch | None) -> None:
-        learner, control = self.parts.learner, self.parts.learner.entropy_control
-        writer.optimizer(learner.optimizer)
-        writer.json("scheduler.json", learner.scheduler.state_dict())
-        scaler = self.parts.accelerator.scaler
-        writer.json(
-            "gruppo.json",
-            {
-                "position": self.progress.state(),
-                "window": self.window.state(),
-                "entropy_control": {"coef": control.coef, "last_entropy": control.last_entropy},
-                "scaler": None if scaler is None else scaler.state_dict(),
-            },
-        )
-        writer.random_state()
-        writer.rollouts(batch)
-        if self.parts.policy.reference is not None:
-            writer.tensors("reference.safetensors", self.parts.policy.reference.state_dict())
+    def _await_uploads(self) -> None:
+        """A hub that is down for a moment is no reason to end a training: the next save uploads again."""
+        for failure in self._uploads.wait():
+            logger.warning("%s. Training is not affected.", failure)
+            if self._recorder is not None:
+                self._recorder.record_event("upload_failure", step=self.callbacks.state.global_step, error=failure)
 
-    def _reader(self, resume_from: str | bool | None) -> CheckpointReader | None:
-        if not resume_from:
-            return None
-        folder = self._run_dir if resume_from is True else Path(resume_from)
-        if not (folder / "manifest.json").is_file():
-            newest = newest_checkpoint(folder)
-            if newest is None:
-                raise CheckpointError(
-                    f"resume_from_checkpoint={resume_from!r}: there is no checkpoint in {folder}. Start without it, or "
-                    "pass the folder of a checkpoint."
-                )
-            folder = newest
-        reader = CheckpointReader(folder, self.parts.world)
-        reader.require_resumable()
-        return reader
+    # -- records
 
-    def _restore(self, reader: CheckpointReader) -> TrainBatch | None:
-        parts, saved = self.parts, reader.json("gruppo.json")
-        reader.model(parts.policy.model, parts.policy.adapter)
-        reader.optimizer(parts.learner.optimizer)
-        parts.learner.scheduler.load_state_dict(reader.json("scheduler.json"))
-        parts.learner.entropy_control = EntropyControl(**saved["entropy_control"])
-        if parts.policy.reference is not None:
-            parts.policy.reference.load_state_dict(reader.tensors("reference.safetensors"))
-        if saved["scaler"] is not None and parts.accelerator.scaler is not None:
-            parts.accelerator.scaler.load_state_dict(saved["scaler"])
-        self.window = LogWindow.from_state(saved["window"])
-        self.progress = Position(**saved["position"])
-        parts.rollout.engine.load_weights(version=self.callbacks.state.global_step)
-        batch = reader.rollouts(parts.world.device)
-        if batch is None and self.progress.segment:
-            self.progress.next_round()
-        if self.progress.round_in_epoch >= self.plan.rounds_per_epoch:
-            self.progress.next_epoch(self.plan)
-        reader.random_state()
-        return batch
+    def _put_aside(self, start_step: int) -> None:
+        """Checkpoints of steps that are made anew go where their records went."""
+        if self._recorder is None:
+            return
+        attempt = self._recorder.attempt.number
+        if num_moved := self._checkpoints.put_aside(start_step, attempt):
+            moved = count(num_moved, "checkpoint")
+            self.parts.display.message(f"put aside   {moved} of an earlier attempt, now in superseded/a{attempt}")
 
     def _open_recorder(self, start_step: int | None) -> None:
         config = self.config

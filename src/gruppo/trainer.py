@@ -134,11 +134,11 @@ class GRPOTrainer:
     def assemble(self, groups: Sequence[Group], advantages: AdvantageTable, *, is_eval: bool = False) -> TrainBatch:
         """This rank's rows with THE mask, each assigned to its slice (TRL's micro-batch)."""
         num_rows = sum(len(group.completions) for group in groups)
-        world, plan, progress = self._parts.world, self.plan, self._milestones.progress
+        world, plan, position = self._parts.world, self.plan, self._milestones.position
         slice_ids = (
             [0] * num_rows
             if is_eval
-            else slice_assignment(num_rows, plan.slices_per_generation, self.args.seed, progress.round, world.rank)
+            else slice_assignment(num_rows, plan.slices_per_generation, self.args.seed, position.round, world.rank)
         )
         return assemble(
             groups,
@@ -153,14 +153,14 @@ class GRPOTrainer:
 
         Until the last one, the round counts as in use: a checkpoint holds it.
         """
-        milestones, progress = self._milestones, self._milestones.progress
-        segments = self.plan.segments(progress.round_in_epoch)
+        milestones, position = self._milestones, self._milestones.position
+        segments = self.plan.segments(position.round_in_epoch)
         num_tokens = int(self._parts.world.sum_(batch.num_trained_tokens_N.sum()))
-        if progress.segment == 0:
+        if position.segment == 0:
             with self._parts.clock.phase("old_and_ref"):
                 batch = self.learner.begin_round(batch, segments)
         self._in_use = batch
-        for number in range(progress.segment, len(segments)):
+        for number in range(position.segment, len(segments)):
             segment = segments[number]
             if segment.is_first:
                 milestones.callbacks.on_step_begin()
@@ -172,8 +172,8 @@ class GRPOTrainer:
             milestones.window.add_loss(loss)
             if number == 0:
                 milestones.window.add(as_round_values(self.learner.sampler_metrics(batch)))
-            progress.segment = number + 1
-            if progress.segment == len(segments):
+            position.segment = number + 1
+            if position.segment == len(segments):
                 self._in_use = None
                 milestones.record_pass(batch)
             for _ in segment.micro_steps[: -1 if segment.is_last else None]:
@@ -192,7 +192,7 @@ class GRPOTrainer:
             learning_rate = self.learner.step()
             callbacks.on_optimizer_step()
         self.state.global_step += 1
-        self.state.epoch = milestones.progress.epochs_done(self.plan)
+        self.state.epoch = milestones.position.epochs_done(self.plan)
         self.rollout.engine.load_weights(version=self.state.global_step)
         self._parts.sync_reference(self.state.global_step)
         milestones.end_step(grad_norm, learning_rate, self._num_new_tokens, self._in_use)
@@ -211,9 +211,9 @@ class GRPOTrainer:
         """
         milestones = self._milestones
         self._stream = None
-        self._in_use = milestones.begin(resume_from_checkpoint or self.args.resume_from_checkpoint)
         outcome = "interrupted"
         try:
+            self._in_use = milestones.begin(resume_from_checkpoint or self.args.resume_from_checkpoint)
             start, first_step = time.time(), self.state.global_step
             with freed_memory_kept():
                 self._run_epochs()
@@ -221,7 +221,7 @@ class GRPOTrainer:
             milestones.finish(metrics | milestones.window.leftovers())
             outcome = "finished"
         finally:
-            milestones.end(outcome)
+            milestones.close(outcome)
             self.scorer.close()
         return TrainOutput(self.state.global_step, metrics["train_loss"], metrics)
 
@@ -232,33 +232,33 @@ class GRPOTrainer:
         return metrics | {"total_flos": self.state.total_flos, "train_loss": train_loss}
 
     def _run_epochs(self) -> None:
-        milestones, progress = self._milestones, self._milestones.progress
-        while progress.epoch < self.plan.total_epochs and self.state.global_step < self.plan.total_steps:
+        milestones, position = self._milestones, self._milestones.position
+        while position.epoch < self.plan.total_epochs and self.state.global_step < self.plan.total_steps:
             milestones.callbacks.on_epoch_begin()
-            while progress.round_in_epoch < self.plan.rounds_per_epoch:
+            while position.round_in_epoch < self.plan.rounds_per_epoch:
                 if self._in_use is None:
                     self.train_round(self._next_prompts())
                 else:  # a checkpoint from inside a round: its completions are used up first
                     self.update(self._in_use)
                 if self.control.should_training_stop or self.control.should_epoch_stop:
                     break
-                progress.next_round()
+                position.next_round()
             if not self.control.should_training_stop:  # the rest of the epoch, if any, is skipped
                 self._in_use = None
-                progress.next_epoch(self.plan)
+                position.next_epoch(self.plan)
             milestones.end_epoch(self._in_use)
             if self.control.should_training_stop:
                 return
 
     def _next_prompts(self) -> list[Prompt]:
-        progress, data = self._milestones.progress, self._parts.data.train_prompts
+        position, data = self._milestones.position, self._parts.data.train_prompts
         num_prompts, seed, shuffle = self.plan.prompts_per_generation, self.args.order_seed, self.args.shuffle_dataset
         if isinstance(data, PromptDataset):
-            place = (progress.epoch, progress.round_in_epoch)
+            place = (position.epoch, position.round_in_epoch)
             return [data[i] for i in round_prompts(len(data), num_prompts, seed, *place, shuffle=shuffle)]
         assert data is not None
         if self._stream is None:
-            self._stream = data.rounds(num_prompts, seed=seed, shuffle=shuffle, skip=progress.round)
+            self._stream = data.rounds(num_prompts, seed=seed, shuffle=shuffle, skip=position.round)
         return next(self._stream)
 
     def _sampling(self) -> Any:
@@ -268,7 +268,7 @@ class GRPOTrainer:
             self.args,
             eos_token_ids=policy.eos_token_ids,
             pad_token_id=policy.pad_token_id,
-            step=self._milestones.progress.round,
+            step=self._milestones.position.round,
         )
 
     def _record(self, groups: Sequence[Group], rewards: RewardTable, advantages: AdvantageTable) -> None:
