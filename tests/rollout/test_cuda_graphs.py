@@ -1,10 +1,15 @@
-"""CudaGraphs. Where there is no CUDA device: that recording fails once, aloud, and the rollout goes on."""
+"""CudaGraphs. Where there is no CUDA device: that recording fails once, aloud, and the rollout goes on.
+
+Pools and streams are tried on a stand-in that knows torch's rules for them.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -38,13 +43,111 @@ def without_a_device() -> CudaGraphs:
     return CudaGraphs(torch.device("cuda", 99))
 
 
+def nothing() -> StepOutput:
+    empty = torch.zeros(0)
+    return StepOutput(empty, Choice(empty, empty, empty, None))
+
+
+class FakeStream:
+    def wait_stream(self, _stream: FakeStream) -> None:
+        """All work is done at once here."""
+
+
+class FakeCuda:
+    """In the place of torch.cuda: a current stream, and pools that may not be used again once their graphs are gone."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, can_capture: bool = True) -> None:
+        self.default = self.current = FakeStream()
+        self.uses: list[int] = []
+        cuda = self
+
+        class Graph:
+            pool: int | None = None
+
+            def replay(self) -> None:
+                """The outputs are there already."""
+
+            def __del__(self) -> None:
+                if self.pool is not None:
+                    cuda.uses[self.pool] -= 1
+
+        @contextmanager
+        def graph(graph: Graph, *, pool: int, stream: FakeStream, capture_error_mode: str) -> Iterator[None]:
+            assert capture_error_mode == "thread_local"
+            if cuda.uses[pool] == 0:
+                raise RuntimeError("use_count > 0 INTERNAL ASSERT FAILED")
+            graph.pool = pool
+            cuda.uses[pool] = max(cuda.uses[pool], 0) + 1
+            cuda.current = stream
+            yield
+            # As torch does it: who cannot end the capture does not come to the line that restores the stream.
+            if not can_capture:
+                raise RuntimeError("operation failed due to a previous error during capture")
+            cuda.current = cuda.default
+
+        fakes: dict[str, Any] = {
+            "device": nullcontext,
+            "graph_pool_handle": self._new_pool,
+            "current_stream": lambda: self.current,
+            "stream": self._stream,
+            "Stream": lambda _device: FakeStream(),
+            "CUDAGraph": Graph,
+            "graph": graph,
+        }
+        for name, fake in fakes.items():
+            monkeypatch.setattr(torch.cuda, name, fake)
+
+    def _new_pool(self) -> int:
+        self.uses.append(-1)
+        return len(self.uses) - 1
+
+    @contextmanager
+    def _stream(self, stream: FakeStream) -> Iterator[None]:
+        before, self.current = self.current, stream
+        try:
+            yield
+        finally:
+            self.current = before
+
+
+def test_graphs_share_a_pool_until_the_last_one_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda, graphs = FakeCuda(monkeypatch), CudaGraphs(torch.device("cuda"))
+    record = graphs.recorder()
+    kept = [record(nothing), record(nothing)]
+    assert cuda.uses == [2]
+    del kept[0]
+    kept.append(record(nothing))
+    assert cuda.uses == [2]
+    kept.clear()
+    again = record(nothing)
+    assert again is not None
+    assert cuda.uses == [0, 1]
+    assert not graphs.has_failed
+
+
+def test_a_rollout_whose_tails_grow_stays_with_its_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every growth drops all graphs. (The stand-in gives the outputs of the recording again: tokens mean nothing.)"""
+    monkeypatch.setattr("gruppo.rollout.kv_cache.FIRST_TAIL", 4)
+    cuda, engine = FakeCuda(monkeypatch), EmbeddedEngine(model_of("qwen3"))
+    engine._graphs = CudaGraphs(torch.device("cuda"))
+    engine.generate(REQUESTS, replace(SAMPLING, max_tokens=33, eos_token_ids=()))
+    assert not engine._graphs.has_failed
+    assert cuda.uses == [0, 0, 0, 0]
+
+
+def test_a_failed_capture_leaves_the_stream_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda, graphs = FakeCuda(monkeypatch, can_capture=False), CudaGraphs(torch.device("cuda"))
+    assert graphs.recorder()(nothing) is None
+    assert graphs.has_failed
+    assert cuda.current is cuda.default
+
+
 def test_a_failed_recording_is_told_once_and_not_tried_again(caplog: pytest.LogCaptureFixture) -> None:
     graphs, calls = without_a_device(), []
 
     def step() -> StepOutput:
         calls.append(1)
-        empty = torch.zeros(0)
-        return StepOutput(empty, Choice(empty, empty, empty, None))
+        return nothing()
 
     with caplog.at_level(logging.WARNING):
         assert graphs.recorder()(step) is None

@@ -14,6 +14,7 @@ from engine_models import model_of, one_letter_per_id
 from gruppo.errors import RolloutError
 from gruppo.rollout.engine import EmbeddedEngine, free_bytes
 from gruppo.rollout.hf import HFEngine
+from gruppo.rollout.settings import check_sampling
 from gruppo.rollout.support import probe, unsupported_reason
 from gruppo.types import Group, Prompt, RolloutRequest, SamplingParams
 from tiny_models import EOS, PAD, VOCAB
@@ -85,6 +86,27 @@ def test_kwargs_for_transformers_alone_go_there_with_one_warning(caplog: pytest.
         "are sampled by transformers' generate, which is slower."
     ]
     assert ours.health()["num_completions"] == 36
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "told"),
+    [
+        ({"num_beams": 4}, r"'num_beams': 4, .* beams are not samples of the policy\. Take it out"),
+        (
+            {"temprature": 0.5},
+            r"'temprature': 0\.5, .* no field of transformers' GenerationConfig\. Did you mean 'temp",
+        ),
+        ({"no_such_thing": 3}, r"'no_such_thing': 3, .* no field of transformers' GenerationConfig\. Take it out"),
+    ],
+)
+def test_kwargs_are_checked_without_generating(kwargs: dict[str, Any], told: str) -> None:
+    with pytest.raises(RolloutError, match=told):
+        check_sampling(replace(SAMPLING, generation_kwargs=kwargs))
+
+
+def test_kwargs_that_an_engine_honours_pass_the_check() -> None:
+    known = {"top_k": 5, "typical_p": 0.9, "top_h": 0.5, "stop_strings": ["a"], "suppress_tokens": [3], "max_time": 9.0}
+    check_sampling(replace(SAMPLING, generation_kwargs=known))
 
 
 @pytest.mark.parametrize("name", ["num_beams", "no_such_thing"])
@@ -169,7 +191,15 @@ def test_a_probe_reports_what_a_forward_raises() -> None:
     def broken() -> Any:
         raise KeyError("no such layer")
 
-    assert probe(model_of("qwen3"), broken).fault == "KeyError: 'no such layer'"
+    assert probe(model_of("qwen3"), broken, torch.float32).fault == "KeyError: 'no such layer'"
+
+
+def test_free_memory_counts_what_torch_has_reserved_and_left_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a training step the device is as good as full for everybody but torch's allocator."""
+    facts = {"mem_get_info": (100, 8000), "memory_reserved": 7000, "memory_allocated": 2500}
+    for name, value in facts.items():
+        monkeypatch.setattr(torch.cuda, name, lambda _device, value=value: value)
+    assert free_bytes(torch.device("cuda")) == 100 + 7000 - 2500
 
 
 def test_free_memory_is_known_on_this_machine() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gruppo.rollout import attention
 from gruppo.rollout.attention import AttentionTraits, DecodeBatch, PrefillBatch, attend_decode, attend_prefill
@@ -130,3 +131,51 @@ def test_decoding_is_the_last_row_of_causal_attention(
     monkeypatch.setattr(attention, "_can_flash", lambda *_: False)
     plain = attend_decode(query, **newest, kv=kv, batch=batch(), traits=traits)
     torch.testing.assert_close(plain, out)
+
+
+class _Products(TorchDispatchMode):
+    """The types of all matrix products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.types: list[torch.dtype] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket is torch.ops.aten.bmm:
+            self.types.append(result.dtype)
+        return result
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("traits", [PLAIN, replace(PLAIN, softcap=0.8)], ids=["plain", "softcap"])
+def test_scores_are_in_float32_on_a_device(traits: AttentionTraits, dtype: torch.dtype) -> None:
+    """On the meta device, where code takes the ways of a CUDA device.
+
+    In half precision scores lose what the softmax needs, and float16 has no number for large ones. Probabilities meet
+    the values in half precision.
+    """
+    query, key = (torch.zeros(2, heads, 5, DIM, dtype=dtype, device="meta") for heads in (KV, KV))
+    with _Products() as decode:
+        out, lse = attention._attend_plain(query, key, key, traits, None)
+    assert decode.types == [torch.float32, dtype]
+    assert (out.dtype, lse.dtype) == (dtype, torch.float32)
+    query, key = (torch.zeros(2, 5, *heads, DIM, dtype=dtype, device="meta") for heads in ((REPEATS, KV), (KV,)))
+    with _Products() as blocks:
+        out = attention._attend_blocks(query, key, key, traits)
+    assert blocks.types == [torch.float32, dtype]
+    assert out.dtype == dtype
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("traits", [PLAIN, replace(PLAIN, softcap=30.0)], ids=["plain", "softcap"])
+def test_large_scores_on_a_device(traits: AttentionTraits) -> None:
+    """Products above the largest number of float16, which their scaling brings back."""
+    traits = replace(traits, scaling=1e-4)
+    torch.manual_seed(0)
+    query, key, value = (100 * random(2, KV, 5, 64).cuda() for _ in range(3))
+    expected, expected_lse = attention._attend_plain(query, key, value, traits, None)
+    out, lse = attention._attend_plain(query.half(), key.half(), value.half(), traits, None)
+    torch.testing.assert_close(lse.double(), expected_lse, rtol=1e-3, atol=2e-2)
+    torch.testing.assert_close(out.double(), expected, rtol=2e-2, atol=2.0)

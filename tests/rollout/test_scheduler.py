@@ -18,7 +18,7 @@ def test_without_a_budget_everything_is_admitted_at_once() -> None:
 
 def test_a_budget_counts_prompts_once_and_rows_in_full_length() -> None:
     scheduler = Scheduler([0, 0, 0, 1], [5, 4], max_tokens=10, budget=25)
-    assert scheduler.capacity() == (2, 2)
+    assert scheduler.capacity() == (2, 1)
     assert scheduler.admit().rows == [0, 1]
     scheduler.retire([0])
     # The prompt is live already: only ten tokens more.
@@ -38,6 +38,37 @@ def test_one_row_is_admitted_however_small_the_budget() -> None:
         assert scheduler.admit().rows == [row]
         scheduler.retire([0])
     assert scheduler.is_done
+
+
+@pytest.mark.parametrize("budget", [2010, 4000, 9000, 60_000, 10**6])
+@pytest.mark.parametrize("num_samples", [1, 8])
+def test_slots_fit_into_the_budget_where_one_prompt_is_long(budget: int, num_samples: int) -> None:
+    """A prefix slot is as long as the longest prompt, whoever lies in it."""
+    lengths = [10] * 63 + [2000]
+    rows = [prompt for prompt in range(64) for _ in range(num_samples)]
+    scheduler = Scheduler(rows, lengths, max_tokens=10, budget=budget)
+    num_rows, num_prompts = scheduler.capacity()
+    assert num_prompts * 2000 + num_rows * 10 <= budget
+    done: list[int] = []
+    rng = random.Random(0)
+    while not scheduler.is_done:
+        scheduler.admit()
+        assert 0 < len(scheduler.rows) <= num_rows
+        assert 0 < len(scheduler.prompts) <= num_prompts
+        leaving = [slot for slot in range(len(scheduler.rows)) if rng.random() < 0.3] or [0]
+        done += [scheduler.rows[slot] for slot in leaving]
+        scheduler.retire(leaving)
+    assert sorted(done) == list(range(len(rows)))
+
+
+def test_a_budget_that_holds_everything_holds_nothing_back() -> None:
+    scheduler = Scheduler([0, 0, 1, 1], [5, 4], max_tokens=10, budget=2 * 5 + 4 * 10)
+    assert scheduler.capacity() == (4, 2)
+    assert scheduler.admit().rows == [0, 1, 2, 3]
+
+
+def test_a_prompt_without_rows_makes_no_slot_longer() -> None:
+    assert Scheduler([1], [900, 5], max_tokens=10, budget=15).capacity() == (1, 1)
 
 
 def test_the_last_one_fills_the_hole() -> None:

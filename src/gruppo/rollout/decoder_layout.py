@@ -19,7 +19,7 @@ import torch
 from torch.nn import functional
 
 from gruppo.rollout.attention import AttentionTraits
-from gruppo.rollout.linear import FrozenLinear, effective_weight
+from gruppo.rollout.linear import FrozenLinear, answer_dtype, effective_weight
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,23 +103,33 @@ def is_recognised(lm: Any) -> bool:
 
 
 @torch.no_grad()
+def residual_dtype(lm: Any) -> torch.dtype:
+    """The type that the embedding gives. Its weight may be wider: a head in float32 that is tied to it makes it so."""
+    dtype: torch.dtype = lm.get_input_embeddings()(torch.zeros(1, dtype=torch.int64, device=lm.device)).dtype
+    return dtype
+
+
+@torch.no_grad()
 def read_layout(lm: Any, dtype: torch.dtype, num_positions: int) -> DecoderLayout:
     """Copies the weights of a recognised model.
 
     Args:
-        dtype: of the matrix products. The residual stream keeps the type of the embedding.
+        dtype: of the matrix products, but of a head that has a type of its own. The residual stream keeps the type that
+            the embedding gives.
         num_positions: longest sequence to come.
     """
     config, base = lm.config, lm.base_model
     family = FAMILIES[config.model_type]
     head_dim = base.layers[0].self_attn.head_dim
-    wide = lm.get_input_embeddings().weight.dtype
-    head_weight, head_bias = effective_weight(lm.get_output_embeddings(), config.hidden_size)
+    wide = residual_dtype(lm)
+    head = lm.get_output_embeddings()
+    head_weight, head_bias = effective_weight(head, config.hidden_size)
+    head_dtype = answer_dtype(head, config.hidden_size, dtype)
     return DecoderLayout(
         embed=lm.get_input_embeddings(),
         layers=[_layer(layer, i, config=config, dtype=dtype, wide=wide) for i, layer in enumerate(base.layers)],
         norm_D=_norm(base.norm, family, wide),
-        head=FrozenLinear(head_weight.to(dtype), None if head_bias is None else head_bias.to(dtype)),
+        head=FrozenLinear(head_weight.to(head_dtype), None if head_bias is None else head_bias.to(head_dtype)),
         # A module's call costs as much as a small activation itself.
         activation=functional.silu if config.to_dict().get("hidden_act") == "silu" else base.layers[0].mlp.act_fn,
         ropes=_ropes(base, config, family, wide, num_positions),

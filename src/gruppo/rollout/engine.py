@@ -31,7 +31,7 @@ from transformers import PreTrainedModel
 
 from gruppo.errors import RolloutError
 from gruppo.rollout.cuda_graphs import CudaGraphs
-from gruppo.rollout.decoder_layout import is_recognised
+from gruppo.rollout.decoder_layout import is_recognised, residual_dtype
 from gruppo.rollout.fused_forward import FusedForward
 from gruppo.rollout.generation import Forward, Generation
 from gruppo.rollout.hf import HFEngine
@@ -64,8 +64,9 @@ class EmbeddedEngine:
         autocast: makes the context that the model's own forward runs in (the trainer's mixed precision).
         rollout_dtype: type of the matrix products; None is what `autocast` says, or else that of the weights.
             bfloat16 is about twice as fast where the CPU has it, and moves the sampler's log-probs by about 1e-2.
-        max_live_tokens: keys and values held at once, in tokens (a live row counts in full length); None is what
-            `_MEMORY_SHARE` of the free memory holds. Rows above it wait. Changes memory and speed, not tokens.
+        max_live_tokens: keys and values held at once, in tokens (a live row counts in full length, a live prompt as
+            the longest one); None is what `_MEMORY_SHARE` of the free memory holds. Rows above it wait. Changes memory
+            and speed, not tokens.
         cache_implementation: for `HFEngine`, where that is what runs.
         cuda_graphs: on a CUDA device, record decoding steps of the fused forward and replay them. Changes speed and
             memory, and tokens only where rounding decides.
@@ -170,7 +171,7 @@ class EmbeddedEngine:
         candidates = {} if reason else self._candidates()
         with eval_mode(self._lm):
             for kind, make in candidates.items():
-                finding = probe(self._lm, partial(make, PROBE_POSITIONS))
+                finding = probe(self._lm, partial(make, PROBE_POSITIONS), self._product_dtype())
                 if finding.fault is None:
                     self._kind, self._make_forward, self._bytes_per_token = kind, make, finding.bytes_per_token
                     return True
@@ -202,8 +203,7 @@ class EmbeddedEngine:
         with self._autocast():
             if torch.is_autocast_enabled(kind):
                 return torch.get_autocast_dtype(kind)
-        own: torch.dtype = self._lm.get_input_embeddings().weight.dtype
-        return own
+        return residual_dtype(self._lm)
 
     def _complete(
         self, requests: Sequence[RolloutRequest], sampling: SamplingParams, settings: RolloutSettings
@@ -211,10 +211,14 @@ class EmbeddedEngine:
         """Runs the rollout; out of memory halves the budget and starts again (the same tokens come out)."""
         assert self._make_forward is not None
         device = self._lm.device
-        longest = max(len(request.prompt.token_ids) for request in requests if len(request.samples))
-        budget = self._budget(device)
-        with eval_mode(self._lm):
+        lengths = [len(request.prompt.token_ids) for request in requests if len(request.samples)]
+        longest = max(lengths)
+        # Autocast drops its copies of the weights with the outermost context. This one makes the context of a forward
+        # an inner one, so that weights are cast once and not for every token.
+        with eval_mode(self._lm), torch.autocast(device.type, enabled=False):
             forward = self._make_forward(longest + settings.max_tokens)
+            # The copies of the weights have their memory now.
+            budget = self._budget(device)
             while True:
                 sequences = Sequences(
                     requests, sampling, max_tokens=settings.max_tokens, needs_uniforms=not settings.is_greedy
@@ -233,8 +237,8 @@ class EmbeddedEngine:
                 except RuntimeError as error:
                     if not should_reduce_batch_size(error):
                         raise
-                    held = sequences.prompt_lengths_P.sum() + settings.max_tokens * len(sequences)
-                    budget = int(min(budget or held, held)) // 2
+                    held = longest * len(lengths) + settings.max_tokens * len(sequences)
+                    budget = min(budget or held, held) // 2
                     if budget < longest + settings.max_tokens:
                         raise
                     self._max_live_tokens = budget
@@ -258,8 +262,9 @@ class EmbeddedEngine:
 def free_bytes(device: torch.device) -> int | None:
     """Memory that a new tensor may take; None where it cannot be known."""
     if device.type == "cuda":
-        free: int = torch.cuda.mem_get_info(device)[0]
-        return free
+        # What torch has reserved and left free counts as taken on the device: nearly all, after a training step.
+        left: int = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + left
     meminfo = Path("/proc/meminfo")
     if device.type != "cpu" or not meminfo.exists():
         return None

@@ -42,7 +42,7 @@ class Generation:
     """Fills `sequences`.
 
     Args:
-        budget: live tokens at once, see `Scheduler`.
+        budget: places for tokens, see `Scheduler`.
         static: decoding steps that are replayed where that can be; None runs each by `forward`.
     """
 
@@ -99,10 +99,13 @@ class Generation:
                 continue
             if slots is None:
                 slots = Slots.of(scheduler, self._sequences, self._device)
-            output = self._step(slots)
-            choice = self._choose(slots.rows, output.logits_NV) if output.choice is None else output.choice
-            if self._advance(slots.rows, 0, choice):
+            if self._advance(slots.rows, 0, self._next(slots)):
                 slots = None
+
+    def _next(self, slots: Slots) -> Choice:
+        """Keeps nothing of a recorded step's output: it lies in the graphs' pool, which could not be freed then."""
+        output = self._step(slots)
+        return self._choose(slots.rows, output.logits_NV) if output.choice is None else output.choice
 
     def _step(self, slots: Slots) -> StepOutput:
         output = None if self._static is None else self._static.step(slots, self._sequences, self._cache)

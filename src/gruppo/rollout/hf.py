@@ -34,6 +34,7 @@ from transformers.generation.stopping_criteria import StopStringCriteria
 
 from gruppo.errors import RolloutError
 from gruppo.rollout.sampler import draw, row_uniforms
+from gruppo.rollout.settings import check_sampling
 from gruppo.types import Completion, FinishReason, Group, Prompt, RolloutRequest, SamplingParams
 
 if TYPE_CHECKING:
@@ -56,21 +57,6 @@ _WARPERS: tuple[tuple[str, Any, _Warper], ...] = (
     ("epsilon_cutoff", 0.0, lambda value, _: logits_process.EpsilonLogitsWarper(value)),
     ("eta_cutoff", 0.0, lambda value, device: logits_process.EtaLogitsWarper(value, device=device)),
 )
-
-# generation_kwargs that would break one row = one completion, or act after the draw.
-_REFUSED = {
-    "num_beams": "beams are not samples of the policy",
-    "num_beam_groups": "beams are not samples of the policy",
-    "num_return_sequences": "num_generations says how many completions a prompt gets",
-    "max_length": "max_completion_length (or max_new_tokens here) limits the new tokens",
-    "watermarking_config": "it would act after the token is drawn",
-    "renormalize_logits": "scores are normalised in the draw already",
-    "return_dict_in_generate": "log-probs are recorded anyway",
-    "prompt_lookup_num_tokens": "speculative decoding does not go through the seeded draw",
-    "assistant_early_exit": "speculative decoding does not go through the seeded draw",
-    "penalty_alpha": "contrastive search does not sample",
-    "dola_layers": "layer contrasting changes the distribution that the log-probs are of",
-}
 
 
 class HFEngine:
@@ -246,12 +232,7 @@ def _settings(sampling: SamplingParams, cache_implementation: str | None) -> dic
     Raises:
         RolloutError: a name in generation_kwargs that is refused or unknown.
     """
-    known = set(GenerationConfig().to_dict()) | {name for name, _, _ in _WARPERS} | {"stop_strings"}
-    for name in sampling.generation_kwargs:
-        if name in _REFUSED:
-            raise RolloutError(f"generation_kwargs has {name!r}, which cannot be used here: {_REFUSED[name]}.")
-        if name not in known:
-            raise RolloutError(f"generation_kwargs has {name!r}, which is no field of transformers' GenerationConfig.")
+    check_sampling(sampling)
     return {
         "max_new_tokens": sampling.max_tokens,
         "do_sample": not sampling.is_greedy,

@@ -3,8 +3,8 @@
 Live rows occupy tail slots 0..n-1 and live prompts prefix slots 0..p-1, without holes: whoever leaves is replaced by
 the last one, and the caller moves that one's keys and values as `retire` says. So every forward sees dense slices.
 
-A prompt is admitted with its first row and leaves with its last. When a token budget is set, rows wait until what
-they may need at most fits. Neither order nor budget changes any token: those depend on the row alone.
+A prompt is admitted with its first row and leaves with its last. A token budget says how many slots there are; rows
+for which there is none wait. Neither order nor budget changes any token: those depend on the row alone.
 """
 
 from __future__ import annotations
@@ -49,32 +49,31 @@ class Grid:
 
 
 class Scheduler:
-    """First come, first served, within a budget of live tokens.
+    """First come, first served, within a budget of tokens.
 
     Args:
         prompt_of_row: the prompt of each row; rows of a prompt stand together.
         prompt_lengths: tokens of each prompt.
-        max_tokens: new tokens that a row may need.
-        budget: largest sum of live prompts' tokens and live rows' `max_tokens`; None is no limit. One row is always
-            admitted, however small the budget.
+        max_tokens: new tokens that a row may need, and so the size of a tail slot.
+        budget: places in all slots together. A prefix slot is as long as the longest prompt that has rows. None is no
+            limit. There is one slot of each kind, however small the budget.
     """
 
     def __init__(
         self, prompt_of_row: Sequence[int], prompt_lengths: Sequence[int], *, max_tokens: int, budget: int | None
     ) -> None:
         self._prompt_of_row = list(prompt_of_row)
-        self._prompt_lengths = list(prompt_lengths)
-        self._max_tokens = max_tokens
-        self._budget = budget
         self._waiting = deque(range(len(self._prompt_of_row)))
         self.rows: list[int] = []
         """The row in each tail slot."""
         self.prompts: list[int] = []
         """The prompt in each prefix slot."""
         self._newest = -1
-        self._num_left = [0] * len(self._prompt_lengths)
+        self._num_left = [0] * len(prompt_lengths)
         for prompt in self._prompt_of_row:
             self._num_left[prompt] += 1
+        longest = max((length for length, num in zip(prompt_lengths, self._num_left, strict=True) if num), default=0)
+        self._num_rows, self._num_prompts = _slots(self._num_left, longest, max_tokens, budget)
 
     @property
     def is_done(self) -> bool:
@@ -82,23 +81,16 @@ class Scheduler:
 
     def capacity(self) -> tuple[int, int]:
         """(rows, prompts) that can be live at once: how many slots are needed."""
-        if self._budget is None:
-            return len(self._prompt_of_row), len(set(self._prompt_of_row))
-        most_rows = min(len(self._prompt_of_row), max(1, self._budget // self._max_tokens))
-        return most_rows, min(most_rows, len(set(self._prompt_of_row)))
+        return self._num_rows, self._num_prompts
 
     def admit(self) -> Admission:
         """Makes live as many waiting rows as fit."""
         admission = Admission([], [])
-        used = sum(self._prompt_lengths[p] for p in self.prompts) + self._max_tokens * len(self.rows)
-        while self._waiting:
+        while self._waiting and len(self.rows) < self._num_rows:
             prompt = self._prompt_of_row[self._waiting[0]]
-            is_new = prompt != self._newest
-            need = self._max_tokens + (self._prompt_lengths[prompt] if is_new else 0)
-            if self._budget is not None and self.rows and used + need > self._budget:
-                break
-            used += need
-            if is_new:
+            if prompt != self._newest:
+                if len(self.prompts) == self._num_prompts:
+                    break
                 self._newest = prompt
                 self.prompts.append(prompt)
                 admission.prompts.append(prompt)
@@ -133,6 +125,18 @@ class Scheduler:
                 cells[slot * width + j] = n
                 places[n] = slot * width + j
         return Grid(width, cells, places)
+
+
+def _slots(rows_of_prompt: Sequence[int], longest: int, max_tokens: int, budget: int | None) -> tuple[int, int]:
+    """How many tail and prefix slots the budget holds."""
+    num_rows, num_prompts = sum(rows_of_prompt), sum(num > 0 for num in rows_of_prompt)
+    if budget is None:
+        return num_rows, num_prompts
+    # Prompts stay for their last rows, so more of them are live than whole groups would fit.
+    half_group = -(-max(rows_of_prompt, default=0) // 2)
+    num_prompts = max(1, min(num_prompts, budget // (longest + half_group * max_tokens)))
+    num_rows = max(1, min(num_rows, (budget - num_prompts * longest) // max_tokens))
+    return num_rows, min(num_prompts, num_rows)
 
 
 def _fill_hole(slots: list[int], hole: int, moves: dict[int, int]) -> None:

@@ -1,14 +1,18 @@
 """RolloutSettings: SamplingParams and the generation_kwargs that the embedded engine understands, as one value.
 
-What it does not understand is named by `foreign_kwargs`; the engine then leaves the whole call to `HFEngine`, which
-also says what is refused.
+What it does not understand is named by `foreign_kwargs`; the engine then leaves the whole call to `HFEngine`. What
+neither can honour is refused by `check_sampling`.
 """
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 from typing import Any
 
+from transformers import GenerationConfig
+
+from gruppo.errors import RolloutError
 from gruppo.types import SamplingParams
 
 
@@ -58,6 +62,39 @@ _KNOWN = {
     "stop_strings",
     "use_cache",
 }
+
+
+# generation_kwargs that would break one row = one completion, or act after the draw.
+_REFUSED = {
+    "num_beams": "beams are not samples of the policy",
+    "num_beam_groups": "beams are not samples of the policy",
+    "num_return_sequences": "num_generations says how many completions a prompt gets",
+    "max_length": "max_completion_length (or max_new_tokens here) limits the new tokens",
+    "watermarking_config": "it would act after the token is drawn",
+    "renormalize_logits": "scores are normalised in the draw already",
+    "return_dict_in_generate": "log-probs are recorded anyway",
+    "prompt_lookup_num_tokens": "speculative decoding does not go through the seeded draw",
+    "assistant_early_exit": "speculative decoding does not go through the seeded draw",
+    "penalty_alpha": "contrastive search does not sample",
+    "dola_layers": "layer contrasting changes the distribution that the log-probs are of",
+}
+
+
+def check_sampling(sampling: SamplingParams) -> None:
+    """Refuses generation_kwargs that no engine in this process honours. Generates nothing.
+
+    Raises:
+        RolloutError: a name that is refused or unknown.
+    """
+    known = set(GenerationConfig().to_dict())
+    for name, value in sampling.generation_kwargs.items():
+        told = f"generation_kwargs has {name!r}: {value!r}, which"
+        if name in _REFUSED:
+            raise RolloutError(f"{told} cannot be used here: {_REFUSED[name]}. Take it out of generation_kwargs.")
+        if name not in known:
+            meant = difflib.get_close_matches(name, known - set(_REFUSED), n=1)
+            advice = f"Did you mean {meant[0]!r}?" if meant else "Take it out of generation_kwargs."
+            raise RolloutError(f"{told} is no field of transformers' GenerationConfig. {advice}")
 
 
 def foreign_kwargs(sampling: SamplingParams) -> list[str]:

@@ -31,7 +31,7 @@ _PROMPT_LENGTHS = (7, 4)
 _NUM_STEPS = 4
 
 _TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
-"""Of the largest logit, by the type that logits come in."""
+"""Of the largest logit, by the type of the products and of the logits, whichever is coarser."""
 _COARSE = 0.05
 
 _ATTENTIONS = {"full_attention", "sliding_attention"}
@@ -65,11 +65,15 @@ def unsupported_reason(lm: Any) -> str | None:
     return next((reason for is_so, reason in checks if is_so), None)
 
 
-def probe(lm: Any, make_forward: Callable[[], Forward]) -> Finding:
-    """Compares logits on a small forced rollout. The model must be in eval mode."""
+def probe(lm: Any, make_forward: Callable[[], Forward], dtype: torch.dtype) -> Finding:
+    """Compares logits on a small forced rollout. The model must be in eval mode.
+
+    Args:
+        dtype: of the forward's matrix products.
+    """
     try:
         ours, cache = _forced_rollout(make_forward(), lm)
-        worst = _worst_gap(lm, ours)
+        worst = _worst_gap(lm, ours, dtype)
     # Models are foreign code: whatever it raises here means that this forward does not suit it.
     except Exception as error:
         return Finding(f"{type(error).__name__}: {error}", 0)
@@ -100,13 +104,13 @@ def _forced_rollout(forward: Forward, lm: Any) -> tuple[list[tuple[list[int], Te
 
 
 @torch.no_grad()
-def _worst_gap(lm: Any, ours: list[tuple[list[int], Tensor]]) -> str | None:
+def _worst_gap(lm: Any, ours: list[tuple[list[int], Tensor]], dtype: torch.dtype) -> str | None:
     device = next(lm.parameters()).device
     for ids, logits_V in ours:
         ids_NT = torch.tensor([ids], device=device)
         own_V = lm(input_ids=ids_NT, attention_mask=torch.ones_like(ids_NT), use_cache=False).logits[0, -1]
         gap = float((own_V.double() - logits_V.double()).abs().max() / own_V.double().abs().max())
-        # (Written so that NaN is a fault.)
-        if not gap <= _TOLERANCES.get(logits_V.dtype, _COARSE):
+        # A head of its own type gives finer logits than what comes to it. (Written so that NaN is a fault.)
+        if not gap <= max(_TOLERANCES.get(kind, _COARSE) for kind in (logits_V.dtype, dtype)):
             return f"its logits differ from the model's own by {gap:.1e} of the largest"
     return None
