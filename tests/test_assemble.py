@@ -72,9 +72,11 @@ def test_without_any_sampler_log_probs_there_are_none():
 
 def test_empty_completions_and_empty_ranks_have_shapes():
     assert made([Group(Prompt(0, "a", [1]), [Completion(0, [], "length")])]).trained_NT.tolist() == [[False]]
-    nothing = made([])
-    assert nothing.trained_NT.shape == (0, 1)
-    assert len(nothing) == 0
+    for mask_truncated in (False, True):
+        nothing = made([], mask_truncated=mask_truncated)
+        assert nothing.trained_NT.shape == (0, 1)
+        assert nothing.trained_NT.dtype == torch.bool
+        assert len(nothing) == 0
 
 
 # -- collect

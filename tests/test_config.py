@@ -143,11 +143,28 @@ def test_unusual_and_tight_values_that_pass(fields: dict[str, object]) -> None:
         ({"importance_sampling_level": "sequence", "loss_type": "vespo"}, "changes nothing for loss_type='vespo'"),
         ({"entropy_target": 1.0}, "play no part without use_adaptive_entropy=True"),
         ({"use_adaptive_entropy": True, "entropy_coef": 2.0}, "starts outside"),
+        ({"cache_implementation": "static"}, "cache_implementation='static' is for transformers' generate"),
+        ({"pad_to_multiple_of": 8}, "pad_to_multiple_of=8 plays no part in packed forwards"),
+        ({"rollout_engine": "hf", "rollout_dtype": "bfloat16"}, "rollout_dtype='bfloat16' plays no part"),
+        ({"rollout_engine": "hf", "rollout_cuda_graphs": False}, "rollout_cuda_graphs=False plays no part"),
     ],
 )
 def test_doubtful_combinations_warn(fields: dict[str, object], message: str) -> None:
     with pytest.warns(UserWarning, match=message):
         GRPOConfig("out", **fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"cache_implementation": "static", "rollout_engine": "hf"},
+        {"pad_to_multiple_of": 8, "policy_forward": "padded"},
+        {"pad_to_multiple_of": "auto"},
+        {"rollout_dtype": "bfloat16", "rollout_cuda_graphs": False},
+    ],
+)
+def test_what_has_an_effect_does_not_warn(fields: dict[str, object]) -> None:
+    GRPOConfig("out", **fields)
 
 
 def test_every_rule_can_fill_its_sentence() -> None:
@@ -179,7 +196,7 @@ def test_every_rule_can_fill_its_sentence() -> None:
     ],
 )
 def test_spellings(name: str, given: object, kept: object) -> None:
-    assert getattr(GRPOConfig(**{name: given}), name) == kept
+    assert getattr(GRPOConfig(policy_forward="padded", **{name: given}), name) == kept
 
 
 def test_home_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +221,7 @@ def test_transformers_argument_parser_takes_it() -> None:
         [
             *("--output_dir", "out", "--learning-rate", "2e-6", "--reward_weights", "1", "0.5", "--no_shuffle_dataset"),
             *("--gradient_checkpointing_kwargs", '{"use_reentrant": false}', "--report_to", "wandb", "--bf16", "false"),
-            *("--pad_to_multiple_of", "8", "--eval_strategy", "steps", "--min_p", "0.1"),
+            *("--pad_to_multiple_of", "8", "--eval_strategy", "steps", "--min_p", "0.1", "--policy_forward", "padded"),
         ]
     )
     assert config == GRPOConfig(
@@ -216,6 +233,7 @@ def test_transformers_argument_parser_takes_it() -> None:
         report_to=["wandb"],
         bf16=False,
         pad_to_multiple_of=8,
+        policy_forward="padded",
         eval_strategy="steps",
         min_p=0.1,
     )
@@ -276,7 +294,8 @@ def test_derived_values() -> None:
     assert GRPOConfig(epsilon_high=0.28).epsilon_upper == 0.28
     assert [GRPOConfig().uses_bf16, GRPOConfig(fp16=True).uses_bf16, GRPOConfig(bf16=False).uses_bf16] == [True, 0, 0]
     assert [GRPOConfig(seed=3).order_seed, GRPOConfig(seed=3, data_seed=4).order_seed] == [3, 4]
-    assert [GRPOConfig().pad_multiple, GRPOConfig(pad_to_multiple_of=8).pad_multiple] == [None, 8]
+    padded = GRPOConfig(policy_forward="padded", pad_to_multiple_of=8)
+    assert [GRPOConfig().pad_multiple, padded.pad_multiple] == [None, 8]
     assert [GRPOConfig(warmup_steps=w).get_warmup_steps(30) for w in (0, 0.1, 7)] == [0, 3, 7]
     best = GRPOConfig(metric_for_best_model="eval_loss")
     assert (best.best_metric, best.is_greater_better) == ("loss", False)

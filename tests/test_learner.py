@@ -1,18 +1,19 @@
 """The learner: old log-probs, how rows are cut into forwards, what a step reports."""
 
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from fakes import DATA, lines, policy, trainer
+from fakes import DATA, lines, policy, scripted, trainer
 from gruppo.errors import ConfigError
 
 
-def learner_and_batches(tmp_path, **fields):
+def learner_and_batches(tmp_path, rollout_func=None, **fields):
     """A trainer's learner, with every batch that `begin_round` gave."""
-    made = trainer(tmp_path, fields)
+    made = trainer(tmp_path, fields, rollout_func=rollout_func)
     batches = []
     begin_round = made.learner.begin_round
 
@@ -99,6 +100,37 @@ def test_old_log_probs_of_the_trainer_are_those_at_sampling_time(tmp_path):
     )
 
 
+@pytest.mark.parametrize("mistake", ["one token", "all of a row"])
+def test_what_the_sampler_did_not_say_the_trainer_says(tmp_path, mistake):
+    """`old_logprobs="sampler"`: a rollout_func may give None for a token or for a row."""
+
+    def rollout(prompts, trainer):
+        output = scripted(lambda prompt, sample: [3, 4, 5, 3 + sample], logprob=-2.0)(prompts, trainer)
+        for row in range(1, len(prompts), 2):
+            output["logprobs"][row] = None if mistake == "all of a row" else [-2.0, None, -2.0, -2.0]
+        return output
+
+    fields = {"steps_per_generation": 4, "max_steps": 2, "old_logprobs": "sampler", "num_iterations": 1}
+    made, batches = learner_and_batches(tmp_path, rollout_func=rollout, **fields)
+    counts = count_forwards(made)
+    expected = []
+    begin_round = made.learner.begin_round
+    made.learner.begin_round = lambda batch, segments: (
+        expected.append(made.learner._forwards.frozen(batch).logprobs_NT),
+        begin_round(batch, segments),
+    )[1]
+    made.train()
+    assert all(math.isfinite(line["loss"]) and math.isfinite(line["grad_norm"]) for line in lines(made))
+    assert counts["frozen"] > 1, "one is the test's"
+    (batch,), (frozen_NT,) = batches, expected
+    is_said_NT = ~batch.sampler_logprobs_NT.isnan()
+    late = [row for row, number in enumerate(batch.slice_ids) if number >= 2]
+    assert 0 < int((~is_said_NT[late]).sum()) < is_said_NT[late].numel()
+    assert set(batch.old_logprobs_NT[late][is_said_NT[late]].tolist()) == {-2.0}
+    unsaid = ~is_said_NT[late]
+    torch.testing.assert_close(batch.old_logprobs_NT[late][unsaid], frozen_NT[late][unsaid], rtol=0, atol=1e-5)
+
+
 def test_sampler_metrics_are_about_the_gap(tmp_path):
     made, batches = learner_and_batches(tmp_path, max_steps=1)
     made.train()
@@ -108,6 +140,30 @@ def test_sampler_metrics_are_about_the_gap(tmp_path):
     assert metrics["sampling/sampling_logp_difference/mean"] == pytest.approx(0.5, abs=1e-5)
     assert metrics["sampling/importance_sampling_ratio/max"] == pytest.approx(1.6487, abs=1e-3)
     assert made.learner.sampler_metrics(replace(batch, sampler_logprobs_NT=None)) == {}
+
+
+def test_a_rank_whose_sampler_says_nothing_takes_part_in_the_metrics_of_the_others(tmp_path):
+    """Whether there are metrics is decided once for all ranks: they are made of collectives."""
+    made, batches = learner_and_batches(tmp_path, max_steps=1)
+    made.train()
+    batch = batches[0]
+    other = torch.full((2,), 0.5)
+
+    class TwoRanks:
+        num_gathered = 0
+
+        def max_(self, tensor):
+            return torch.ones_like(tensor)
+
+        def gather_rows(self, rows):
+            self.num_gathered += 1
+            return torch.cat([rows, other])
+
+    made.learner._world = TwoRanks()
+    metrics = made.learner.sampler_metrics(replace(batch, sampler_logprobs_NT=None))
+    assert made.learner._world.num_gathered == 2
+    assert metrics["sampling/sampling_logp_difference/mean"] == 0.5, "this rank has none"
+    assert metrics["sampling/importance_sampling_ratio/max"] == 1.0, "unknown is no mismatch"
 
 
 def test_rows_that_a_run_never_uses_do_not_spoil_the_sampler_metrics(tmp_path):
@@ -166,15 +222,15 @@ def test_the_mixture_of_experts_loss_is_scaled_by_its_coefficient(tmp_path):
 
 def test_a_plateau_schedule_is_told_and_others_are_not(tmp_path):
     made = trainer(tmp_path)
-    made.learner.follow({}, "eval_reward")
+    made.learner.step_plateau_schedule({}, "eval_reward")
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
         torch.optim.SGD([torch.nn.Parameter(torch.ones(1))]), mode="max"
     )
     made.learner.scheduler = plateau
-    made.learner.follow({"eval_reward": 2.0}, "eval_reward")
+    made.learner.step_plateau_schedule({"eval_reward": 2.0}, "eval_reward")
     assert plateau.best == 2.0
     with pytest.raises(ConfigError, match="It gave: eval_loss"):
-        made.learner.follow({"eval_loss": 2.0}, "eval_reward")
+        made.learner.step_plateau_schedule({"eval_loss": 2.0}, "eval_reward")
 
 
 def test_begin_run_forgets_gradients_and_schedule(tmp_path):

@@ -1,6 +1,7 @@
 """Two ranks are one process: the same advantages, loss and parameters. Started by `accelerate launch`, over gloo."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -100,6 +101,14 @@ def test_what_fails_on_one_rank_ends_the_step_on_both(ranks):
     assert " | rank 1: " in raised["both"]
     assert raised["rollout"].startswith("RolloutError at 1: Sampling completions failed on 1 of 2 ranks. rank 0: ")
     assert "the server is gone" in raised["rollout"]
+
+
+def test_a_rank_whose_sampler_says_no_log_probs_holds_nobody_up(ranks):
+    first, second = (rank["half silent"] for rank in ranks)
+    assert first == second
+    assert [line["step"] for line in first] == [1, 2, 3]
+    assert all(line["sampling/sampling_logp_difference/max"] > 0 for line in first[::2]), "of the rank that says them"
+    assert all(math.isfinite(line["loss"]) for line in first)
 
 
 def test_what_a_reward_logs_need_not_be_able_to_travel(ranks):

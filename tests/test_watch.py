@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 import fakes
@@ -48,6 +49,43 @@ def test_an_action_stops_the_run_and_saves_first(tmp_path: Path) -> None:
     stopped_at = findings(tmp_path)[0]["step"]
     assert made.state.global_step == stopped_at < 8
     assert (tmp_path / f"checkpoint-{stopped_at}" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        ([None] * 4, [1.0, 2.0, 3.0, None]),
+        ([1, 2, 3, 4], [None, "many", 3, 4]),
+    ],
+    ids=["nothing, then numbers", "numbers, then text"],
+)
+def test_a_logged_column_may_change_its_type_within_a_step(
+    tmp_path: Path, columns: tuple[list[Any], list[Any]]
+) -> None:
+    """Two generation rounds feed one optimizer step, and their rows are checked together."""
+    rounds = iter(columns * 8)
+
+    def logging_reward(completions: list[str], log_extra: Any, **kwargs: Any) -> list[float]:
+        log_extra("parsed", next(rounds))
+        return fakes.count_twos(completions)
+
+    made = fakes.trainer(tmp_path, {**ALWAYS_CUT, "steps_per_generation": 1}, reward_funcs=logging_reward)
+    made.train()
+    assert made.state.global_step == 8
+    assert findings(tmp_path), "the rows were read"
+
+
+def test_rows_that_cannot_be_put_together_do_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(tables: Any) -> Any:
+        raise pa.ArrowInvalid("no such table")
+
+    monkeypatch.setattr("gruppo.watch.joined", broken)
+    made = fakes.trainer(tmp_path, {**ALWAYS_CUT, "max_steps": 3})
+    made.train()
+    assert made.state.global_step == 3
+    assert caplog.text.count("no such table") == 1
 
 
 def test_a_check_can_be_switched_off(tmp_path: Path) -> None:

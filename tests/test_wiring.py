@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from datasets import Dataset, IterableDataset
 from transformers import EarlyStoppingCallback
 
-from fakes import DATA, count_twos, policy, trainer
+from fakes import DATA, count_twos, policy, scripted, trainer
 from gruppo.errors import ConfigError, DataError, GruppoError, ModelError, PlanError, RewardError
-from gruppo.wiring import launcher_note
 
 GHOST = "nobody/no-such-model"
 
@@ -16,6 +16,10 @@ def no_kwargs(completions):
 
 
 def wants_level(completions, level, **kwargs):
+    return [0.0] * len(completions)
+
+
+def wants_answer(completions, answer, **kwargs):
     return [0.0] * len(completions)
 
 
@@ -34,6 +38,8 @@ def wants_level(completions, level, **kwargs):
         ({"tools": [print]}, {}, ConfigError, "tools cannot be used yet"),
         ({"environment_factory": print}, {}, ConfigError, "environment_factory cannot be used yet"),
         ({"optimizers": (None, object())}, {}, ConfigError, "a scheduler belongs to an optimizer"),
+        ({}, {"generation_kwargs": {"stop_string": "x"}}, ConfigError, "Did you mean 'stop_strings'"),
+        ({}, {"generation_kwargs": {"num_beams": 2}}, ConfigError, "beams are not samples"),
         ({"callbacks": [print]}, {}, ConfigError, r"no transformers\.TrainerCallback"),
         (
             {"peft_config": object()},
@@ -90,15 +96,26 @@ def test_a_new_trainer_may_choose_another_precision(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("environment", "is_said"),
-    [
-        ({"ACCELERATE_USE_CPU": "True", "MASTER_PORT": "29500"}, True),
-        ({"ACCELERATE_USE_CPU": "True", "MASTER_PORT": "29500", "WORLD_SIZE": "2"}, False),
-        ({"ACCELERATE_USE_CPU": "True", "MASTER_PORT": "29500", "OMPI_COMM_WORLD_SIZE": "2"}, False),
-        ({"ACCELERATE_USE_CPU": "True"}, False),
-        ({}, False),
-    ],
+    "kind", [list, tuple, Dataset.from_list, lambda rows: IterableDataset.from_generator(rows.__iter__)]
 )
-def test_one_process_where_several_were_asked_for_is_said(environment, is_said):
-    note = launcher_note(environment)
-    assert (note is not None) is is_said
+def test_columns_are_removed_from_any_kind_of_dataset(tmp_path, kind):
+    fields = {"remove_unused_columns": True}
+    made = trainer(tmp_path, fields, train_dataset=kind(DATA), eval_dataset=kind(DATA[:2]))
+    assert made._parts.data.train_prompts.columns == set()
+    assert made._parts.data.eval_prompts[""][0].columns == {}
+    assert DATA[0].keys() == {"prompt", "answer"}, "the user's rows are as they were"
+    with pytest.raises(RewardError, match="answer"):
+        trainer(tmp_path, fields, train_dataset=kind(DATA), reward_funcs=wants_answer, model=GHOST)
+
+
+@pytest.mark.parametrize("dataset", [[{"question": "one"}], ["one"], "org/data"])
+def test_what_is_no_dataset_is_named_all_the_same(tmp_path, dataset):
+    with pytest.raises(DataError, match="train_dataset"):
+        trainer(tmp_path, {"remove_unused_columns": True}, train_dataset=dataset, model=GHOST)
+
+
+def test_fields_that_a_rollout_func_leaves_idle_are_named(tmp_path):
+    made = scripted(lambda prompt, sample: [3, 4])
+    with pytest.warns(UserWarning, match="rollout_dtype and rollout_cuda_graphs: no part is played"):
+        trainer(tmp_path, {"rollout_dtype": "float32", "rollout_cuda_graphs": False}, rollout_func=made)
+    trainer(tmp_path, {"generation_kwargs": {"whatever": "it is the function's"}}, rollout_func=made)

@@ -125,6 +125,20 @@ def fail(folder: Path, rank: int) -> dict[str, str]:
     return raised
 
 
+def speak_on_one_rank(folder: Path, rank: int) -> list[dict[str, Any]]:
+    """Lines of a run whose rollout_func knows its log-probs on one rank only. Not all ranks may wait for the others."""
+
+    def rollout(prompts: list[Any], trainer: Any) -> dict[str, Any]:
+        ids = [[3, 4, 5]] * len(prompts)
+        logprobs = None if rank == 1 else [[-1.0, None, -3.0]] * len(prompts)
+        return {"prompt_ids": ids, "completion_ids": ids, "logprobs": logprobs}
+
+    fields = {"per_device_train_batch_size": 2, "max_steps": 3, "steps_per_generation": 4, "old_logprobs": "sampler"}
+    made = trainer(folder, fields, reward_funcs=uneven_rewards, rollout_func=rollout)
+    made.train()
+    return [timeless(line) for line in made.state.log_history if "loss" in line]
+
+
 def log_what_cannot_travel(folder: Path) -> list[Any]:
     """The extras of all ranks; a function has no form in which another process could have it."""
 
@@ -147,6 +161,7 @@ def main(out_dir: Path) -> None:
         results[name] = run(name, out_dir / "runs", size)
     results["evaluation"] = evaluate(out_dir / "runs", size)
     results["raised"] = fail(out_dir / "fail", rank)
+    results["half silent"] = speak_on_one_rank(out_dir / "half-silent", rank)
     results["extras"] = log_what_cannot_travel(out_dir / "extras")
     results["resume"] = resume(out_dir / "resume", size)
     (out_dir / f"rank{rank}.json").write_text(json.dumps(results))

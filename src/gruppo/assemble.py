@@ -30,7 +30,7 @@ def assemble(
     assert len(rows) == len(slice_ids) == len(advantages_N), (len(rows), len(slice_ids), len(advantages_N))
     trained_NT = _padded([_trained(completion) for completion in completions], False)
     if mask_truncated:
-        trained_NT = drop_truncated(trained_NT, torch.tensor([c.is_truncated for c in completions]))
+        trained_NT = drop_truncated(trained_NT, torch.tensor([c.is_truncated for c in completions], dtype=torch.bool))
     sampler_logprobs = [_sampler_logprobs(completion) for completion in completions]
     has_logprobs = any(completion.sampler_logprobs is not None for completion in completions)
     return TrainBatch(

@@ -152,7 +152,7 @@ class GRPOConfig:
     disable_dropout: bool = False
     """Set every dropout probability of the model to 0, in training too; rollouts never use dropout."""
     cast_lm_head_to_fp32: bool = False
-    """Compute the output layer in float32; needs an output layer that is not tied to the embeddings."""
+    """Compute the output layer in float32; it must be a plain linear layer, and may be tied to the embeddings."""
     router_aux_loss_coef: float | None = None
     """Weight of the load-balancing loss of mixture-of-experts models; None takes the model's own, 0 switches it off."""
 
@@ -268,7 +268,7 @@ class GRPOConfig:
     old_logprobs: Literal["trainer", "sampler"] = "trainer"
     """Who says how likely a completion was when it was made: a forward of the trainer's, or the sampler itself."""
     vllm_importance_sampling_correction: bool | None = None
-    """Weigh tokens by trainer/sampler probability; None does so for external engines only, True always."""
+    """Weigh tokens by trainer/sampler probability, whatever sampled them; None does not (TRL does for vLLM alone)."""
     vllm_importance_sampling_mode: CorrectionMode = "sequence_mask"
     """Whether that weight is per token or completion, and whether it is clamped or dropped beyond its bounds."""
     vllm_importance_sampling_clip_max: NonNegative | None = 3.0

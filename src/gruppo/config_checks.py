@@ -1,8 +1,8 @@
 """Rules across the fields of GRPOConfig, and the one error that reports every mistake at once.
 
 Rules are rows: which fields they are about, when they are broken, and the sentence (given values, reason, remedy).
-Ranges of single fields stand at the fields themselves, in `config.py`; names in `trl_names.py`; batch arithmetic in
-`plan.py`. Nothing here changes a value.
+Ranges of single fields stand at the fields themselves, in `config.py`, and their sentences in `config_values.py`; names
+in `trl_names.py`; batch arithmetic in `plan.py`. Nothing here changes a value.
 """
 
 from __future__ import annotations
@@ -10,14 +10,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
-
+from gruppo.config_values import construct
 from gruppo.errors import ConfigError, PlanError
 from gruppo.plan_checks import BATCH_FIELDS, batch_problems
 from gruppo.trl_names import translate
@@ -72,79 +69,6 @@ def report_all_mistakes(cls: type[T]) -> type[T]:
 
     cls.__init__ = init  # type: ignore[method-assign]
     return cls
-
-
-def construct(make: Callable[..., T], values: Mapping[str, Any]) -> tuple[T, dict[str, str]]:
-    """What a pydantic dataclass makes of the sound values, and a sentence for each other one, by name."""
-    try:
-        return make(**values), {}
-    except ValidationError as error:
-        sentences: dict[str, str] = {}
-        for detail in error.errors():
-            name = str(detail["loc"][0])
-            sentences.setdefault(name, _sentence(name, values[name], detail))
-    return make(**{name: value for name, value in values.items() if name not in sentences}), sentences
-
-
-# -- single values
-
-REASONS: dict[str, str] = {
-    "beta": "A negative weight would drive the policy away from the reference. Set 0 for no KL term.",
-    "epsilon": "The ratio is kept above 1 - epsilon, so at most 1 makes sense. Usual is 0.2.",
-    "max_completion_length": "It is the token budget of an answer. Usual are 256 to 4096.",
-    "num_generations": "A group's answers are compared with each other. Usual are 8 to 16.",
-    "reward_weights": "Give one number for each reward function, as in [1.0, 0.5].",
-    "temperature": "At 0 all answers of a group are equal and nothing is learnt. Usual is 1.0; for greedy evaluation "
-    "set eval_temperature=0.",
-    "top_p": "It is a probability. Set 1.0 to sample from all tokens.",
-}
-
-_RANGE_WORDS = {
-    "greater_than": ("gt", "greater than"),
-    "greater_than_equal": ("ge", "at least"),
-    "less_than": ("lt", "less than"),
-    "less_than_equal": ("le", "at most"),
-}
-
-_KINDS = {
-    "int_type": "a whole number",
-    "int_parsing": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "float_parsing": "a number",
-    "finite_number": "a finite number",
-    "bool_type": "true or false",
-    "bool_parsing": "true or false",
-    "string_type": "text",
-    "list_type": "a list",
-    "dict_type": "a dictionary",
-}
-
-
-def _sentence(name: str, value: Any, detail: ErrorDetails) -> str:
-    """Field, value, reason, remedy."""
-    kind, context = detail["type"], detail.get("ctx", {})
-    shown = "<HUB_TOKEN>" if name == "hub_token" else repr(value)
-    item = detail["loc"][1] if len(detail["loc"]) > 1 else None
-    place = f" (entry {item + 1})" if isinstance(item, int) else ""
-    if kind == "literal_error":
-        text = _choice_sentence(shown, value, str(context["expected"]))
-    elif kind in _RANGE_WORDS:
-        key, words = _RANGE_WORDS[kind]
-        text = f"{shown}{place} must be {words} {context[key]}."
-    elif kind in _KINDS:
-        text = f"{shown}{place} must be {_KINDS[kind]}."
-    else:
-        text = f"{shown}{place} cannot be used: {detail['msg'].removeprefix('Value error, ')}."
-    reason = REASONS.get(name, "")
-    return f"{name}={text}" + (f" {reason}" if reason else "")
-
-
-def _choice_sentence(shown: str, value: Any, expected: str) -> str:
-    words = [word.strip(" '") for word in expected.replace(" or ", ",").split(",") if word.strip(" '")]
-    near = get_close_matches(str(value).lower(), words, n=1, cutoff=0.4)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"{shown} must be one of {', '.join(words)}.{hint}"
 
 
 # -- rules across fields
@@ -380,6 +304,28 @@ DOUBTS: tuple[Rule, ...] = (
         lambda c: c.use_adaptive_entropy and not c.entropy_coef_min <= c.entropy_coef <= c.entropy_coef_max,
         "entropy_coef={entropy_coef} starts outside entropy_coef_min={entropy_coef_min} and "
         "entropy_coef_max={entropy_coef_max}, and will jump to the bound at its first change.",
+    ),
+    Rule(
+        ("cache_implementation",),
+        lambda c: c.cache_implementation is not None and c.rollout_engine == "embedded",
+        "cache_implementation={cache_implementation!r} is for transformers' generate: rollout_engine='embedded' has "
+        "its own, and hands over only models and generation_kwargs that it does not know. Set rollout_engine='hf'.",
+    ),
+    Rule(
+        ("pad_to_multiple_of",),
+        lambda c: c.pad_multiple is not None and c.policy_forward == "packed",
+        "pad_to_multiple_of={pad_to_multiple_of} plays no part in packed forwards, which have no padding. Set "
+        "policy_forward='padded' if you need it.",
+    ),
+    Rule(
+        ("rollout_dtype",),
+        lambda c: c.rollout_dtype is not None and c.rollout_engine == "hf",
+        "rollout_dtype={rollout_dtype!r} plays no part with rollout_engine='hf', which takes training's precision.",
+    ),
+    Rule(
+        ("rollout_cuda_graphs",),
+        lambda c: not c.rollout_cuda_graphs and c.rollout_engine == "hf",
+        "rollout_cuda_graphs=False plays no part with rollout_engine='hf', which records no graphs.",
     ),
 )
 

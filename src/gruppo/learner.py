@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from gruppo.algorithm.entropy import EntropyControl, applied_coef, next_entropy_control
 from gruppo.algorithm.losses import LossInputs, LossOutput, LossSettings, loss_metrics, policy_loss, row_weights
 from gruppo.algorithm.masks import top_entropy
-from gruppo.algorithm.ratios import CorrectionMode, sampler_correction
+from gruppo.algorithm.ratios import sampler_correction
 from gruppo.algorithm.reduce import RowCounts, entropy_weights
 from gruppo.algorithm.row_stats import RowStats
 from gruppo.distributed.shard import sum_gradients
@@ -39,33 +39,9 @@ if TYPE_CHECKING:
     from gruppo.forwards import Forwards
     from gruppo.plan import BatchPlan, Segment
     from gruppo.policy.logprobs import Forward
+    from gruppo.settings import LearnerSettings
 
 Done = TypeVar("Done")
-
-
-@dataclass(frozen=True, slots=True)
-class LearnerSettings:
-    """What the learner needs to know beyond the loss's own settings. Names are GRPOConfig's where it has them."""
-
-    max_grad_norm: float
-    max_completion_length: int
-    is_packed: bool
-    """Forwards compute each prompt once for its group, so siblings belong together."""
-    max_tokens_per_forward: int | None
-    has_correction: bool
-    correction_mode: CorrectionMode
-    correction_clip_min: float | None
-    correction_clip_max: float | None
-    has_entropy_bonus: bool
-    entropy_target: float | None
-    """None: the coefficient is static."""
-    entropy_coef_delta: float
-    entropy_coef_min: float
-    entropy_coef_max: float
-    is_old_from_sampler: bool
-    aux_loss_coef: float
-    has_experts: bool
-    """A mixture of experts: a row may move an expert that no other row does."""
 
 
 class Learner:
@@ -130,16 +106,21 @@ class Learner:
 
         Rows of the first segment are on-policy: the live policy's own detached values are their old log-probs, and
         their forward fills them in (NaN until then). Only rows whose first use comes after an optimizer step of this
-        round cost an extra forward here, or none with `old_logprobs="sampler"` (decision 11).
+        round cost an extra forward here; with `old_logprobs="sampler"` (decision 11) only those of which the sampler
+        did not say everything.
         """
         old_logprobs_NT = torch.full(batch.trained_NT.shape, torch.nan, device=batch.trained_NT.device)
         fresh = {micro.slice_index for micro in segments[0].micro_steps}
         is_used = {micro.slice_index for segment in segments for micro in segment.micro_steps}
         stale = [row for row, number in enumerate(batch.slice_ids) if number in is_used - fresh]
-        if self.settings.is_old_from_sampler and batch.sampler_logprobs_NT is not None:
-            old_logprobs_NT[stale] = batch.sampler_logprobs_NT[stale]
-        else:
-            self._fill(old_logprobs_NT, batch, stale, lambda part: self._forwards.frozen(part).logprobs_NT)
+        said_NT = batch.sampler_logprobs_NT if self.settings.is_old_from_sampler else None
+        unsaid = stale
+        if said_NT is not None:
+            has_gap = (batch.trained_NT & said_NT.isnan()).any(dim=1).tolist()
+            unsaid = [row for row in stale if has_gap[row]]
+        self._fill(old_logprobs_NT, batch, unsaid, lambda part: self._forwards.frozen(part).logprobs_NT)
+        if said_NT is not None:
+            old_logprobs_NT[stale] = said_NT[stale].where(~said_NT[stale].isnan(), old_logprobs_NT[stale])
         return replace(batch, old_logprobs_NT=old_logprobs_NT, ref_logprobs_NT=self._reference(batch))
 
     def _reference(self, batch: TrainBatch) -> Tensor | None:
@@ -174,13 +155,19 @@ class Learner:
     def sampler_metrics(self, batch: TrainBatch) -> dict[str, float]:
         """sampling/*: how far the sampler's log-probs are from the trainer's (nats), and the importance ratio that the
         correction applies (or would apply, unclipped). Known once the round's first segment has been through.
+
+        Collective. A rank whose sampler said nothing counts as one whose tokens are all unknown.
         """
-        if batch.sampler_logprobs_NT is None:
-            return {}
         assert batch.old_logprobs_NT is not None
-        gap_NT = (batch.old_logprobs_NT - batch.sampler_logprobs_NT).abs()
+        is_known = torch.tensor([batch.sampler_logprobs_NT is not None], dtype=torch.int32)
+        if not self._world.max_(is_known).item():
+            return {}
+        old_NT, sampler_NT = batch.old_logprobs_NT, batch.sampler_logprobs_NT
+        if sampler_NT is None:
+            sampler_NT = torch.full_like(old_NT, torch.nan)
+        gap_NT = (old_NT - sampler_NT).abs()
         gap = self._world.gather_rows(gap_NT[batch.trained_NT & ~gap_NT.isnan()])
-        ratio = self._correction(batch, batch.old_logprobs_NT)
+        ratio = self._correction(replace(batch, sampler_logprobs_NT=sampler_NT), old_NT)
         ratio = self._world.gather_rows(ratio.flatten() if ratio.shape[1] == 1 else ratio[batch.trained_NT])
         gap, ratio = (x if x.numel() else x.new_zeros(1) for x in (gap, ratio))
         return {
@@ -363,7 +350,7 @@ class Learner:
         self._control_entropy()
         return learning_rate
 
-    def follow(self, metrics: Mapping[str, float], name: str) -> None:
+    def step_plateau_schedule(self, metrics: Mapping[str, float], name: str) -> None:
         """After an evaluation: reduce_lr_on_plateau goes by metric `name`, all other schedules by steps alone.
 
         Raises ConfigError if the evaluation did not give that metric.

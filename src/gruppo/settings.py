@@ -4,20 +4,48 @@ which looks at the device. Defaults of derived values (`epsilon_high` None, `eva
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from gruppo.algorithm.entropy import EntropyControl
 from gruppo.algorithm.losses import LossSettings
+from gruppo.algorithm.ratios import CorrectionMode
 from gruppo.errors import ConfigError
-from gruppo.learner import LearnerSettings
 from gruppo.types import SamplingParams
 
 if TYPE_CHECKING:
     from gruppo.config import GRPOConfig
 
 Precision = Literal["no", "bf16", "fp16"]
+
+_OLD_GPU = "precision   float32: this GPU has no bfloat16 arithmetic (fp16=True computes in float16)"
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerSettings:
+    """What the learner needs to know beyond the loss's own settings. Names are GRPOConfig's where it has them."""
+
+    max_grad_norm: float
+    max_completion_length: int
+    is_packed: bool
+    """Forwards compute each prompt once for its group, so siblings belong together."""
+    max_tokens_per_forward: int | None
+    has_correction: bool
+    correction_mode: CorrectionMode
+    correction_clip_min: float | None
+    correction_clip_max: float | None
+    has_entropy_bonus: bool
+    entropy_target: float | None
+    """None: the coefficient is static."""
+    entropy_coef_delta: float
+    entropy_coef_min: float
+    entropy_coef_max: float
+    is_old_from_sampler: bool
+    aux_loss_coef: float
+    has_experts: bool
+    """A mixture of experts: a row may move an expert that no other row does."""
 
 
 def loss_settings(config: GRPOConfig) -> LossSettings:
@@ -41,16 +69,13 @@ def loss_settings(config: GRPOConfig) -> LossSettings:
     )
 
 
-def learner_settings(
-    config: GRPOConfig, *, is_engine_external: bool, aux_loss_coef: float, has_experts: bool
-) -> LearnerSettings:
-    asked = config.vllm_importance_sampling_correction
+def learner_settings(config: GRPOConfig, *, aux_loss_coef: float, has_experts: bool) -> LearnerSettings:
     return LearnerSettings(
         max_grad_norm=config.max_grad_norm,
         max_completion_length=config.max_completion_length,
         is_packed=config.policy_forward == "packed",
         max_tokens_per_forward=config.max_tokens_per_forward,
-        has_correction=is_engine_external if asked is None else asked,
+        has_correction=config.vllm_importance_sampling_correction is True,
         correction_mode=config.vllm_importance_sampling_mode,
         correction_clip_min=config.vllm_importance_sampling_clip_min,
         correction_clip_max=config.vllm_importance_sampling_clip_max,
@@ -125,11 +150,13 @@ def precision(config: GRPOConfig) -> tuple[Precision, str | None]:
         return "fp16", None
     if not config.uses_bf16:
         return "no", None
-    if has_gpu and torch.cuda.is_bf16_supported():
-        return "bf16", None
+    if has_gpu:
+        # T4 and V100 emulate bfloat16, slower than float32.
+        is_able = torch.cuda.is_bf16_supported(including_emulation=False)
+        return ("bf16", None) if is_able else ("no", _OLD_GPU)
     if config.bf16 is None:
         # The default is a wish, not an order: on a CPU, casting weights at each use costs more than bfloat16 saves.
         return "no", "precision   float32 (bf16 is the default on GPUs; set bf16=True to force it here)"
-    if torch.cpu._is_avx512_bf16_supported() and not has_gpu:
+    if torch.cpu._is_avx512_bf16_supported():
         return "bf16", None
     return "no", "precision   float32: bf16=True was asked for, but this device has no bfloat16 arithmetic"

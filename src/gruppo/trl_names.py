@@ -47,6 +47,7 @@ _NO_VLLM = "leave it out; completions are sampled in this process (rollout_engin
 _BATCHING = "continuous batching through transformers is not there yet"
 _TOOLS = "tools and multi-turn rollouts are not there yet"
 _LAUNCH = "configure it with `accelerate config` and start with `accelerate launch`"
+_WHOLE = "leave it out: each process holds the whole model (docs/memory.md says what saves memory)"
 _OWN_LOOP = "gruppo has its own training loop, which has no such step"
 _LEAVE = "leave it out"
 _PROMPTS_ONLY = "prompts are short rows of token ids; there is nothing that worker processes could speed up"
@@ -125,10 +126,10 @@ TABLE: dict[str, Entry] = {
     "ddp_find_unused_parameters": Refused("accelerate wraps the model", _LAUNCH),
     "ddp_static_graph": Refused("accelerate wraps the model", _LAUNCH),
     "ddp_timeout": Refused("the launcher sets the process group up", _LAUNCH, (None, 1800)),
-    "deepspeed": Refused("DeepSpeed is not there yet", _LAUNCH),
-    "fsdp": Refused("sharding follows accelerate's configuration", _LAUNCH, (None, False, "", [])),
-    "fsdp_config": Refused("sharding follows accelerate's configuration", _LAUNCH, (None, {})),
-    "log_level_replica": Refused("other processes always log warnings only", _LEAVE, (None, "warning")),
+    "deepspeed": Refused("DeepSpeed is not there yet", _WHOLE),
+    "fsdp": Refused("FSDP is not there yet", _WHOLE, (None, False, "", [])),
+    "fsdp_config": Refused("FSDP is not there yet", _WHOLE, (None, {})),
+    "log_level_replica": Refused("log_level holds on every process", _LEAVE, (None, "warning")),
     "log_on_each_node": Refused("each node's first process logs", _LEAVE, (None, True)),
     "parallelism_config": Refused("sequence and context parallelism are not there yet", _LEAVE),
     "save_on_each_node": Refused("only the first process writes", "put output_dir on a shared disk"),

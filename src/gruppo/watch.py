@@ -6,6 +6,7 @@ Joins the recorder's rows, `monitor.health`, the terminal and the trackers. What
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -15,12 +16,15 @@ from gruppo.monitor.alerts import Alerts, health_values
 from gruppo.monitor.health.audit import read_records
 from gruppo.monitor.health.finding import Action, Finding
 from gruppo.monitor.health.live import HealthMonitor
+from gruppo.monitor.readers import joined
 
 if TYPE_CHECKING:
     from gruppo.config import GRPOConfig
     from gruppo.distributed.world import World
     from gruppo.monitor.progress import Progress
     from gruppo.monitor.recorder import Recorder
+
+logger = logging.getLogger(__name__)
 
 
 class Watch:
@@ -31,6 +35,7 @@ class Watch:
     ) -> None:
         self._recorder, self._display, self._world = recorder, display, world
         self._rounds: list[Callable[[], pa.Table | None]] = []
+        self._num_unread = 0
         self._monitor: HealthMonitor | None = None
         self._alerts = Alerts(config.report_to)
         self.values: dict[str, float] = health_values({})
@@ -53,9 +58,20 @@ class Watch:
         found = [table for table_of_rows in self._rounds if (table := table_of_rows()) is not None]
         self._rounds = []
         found = self._world.gather_objects(found)
-        rows = pa.concat_tables(found, promote_options="permissive") if found else None
-        findings = [] if self._monitor is None else self._monitor.observe(step, metrics, rows)
+        findings = [] if self._monitor is None else self._monitor.observe(step, metrics, self._rows(found))
         return self._tell(findings)
+
+    def _rows(self, tables: list[pa.Table]) -> pa.Table | None:
+        """All rows of a step; None if there are none, or if they do not fit together."""
+        if not tables:
+            return None
+        try:  # the boundary between checks and training
+            return joined(tables)
+        except pa.ArrowException as error:
+            self._num_unread += 1
+            if self._num_unread == 1:
+                logger.warning("Health checks go on without the completions of a step: %r", error)
+            return None
 
     def end_evaluation(self, step: int, split: str, metrics: Mapping[str, float]) -> set[Action]:
         findings = [] if self._monitor is None else self._monitor.observe_eval(step, split, metrics)

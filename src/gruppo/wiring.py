@@ -2,13 +2,12 @@
 
     refused arguments, seed, device, callbacks -> tokenizer -> datasets -> batch plan -> rewards -> policy and the rest
 
-Nothing runs here: the loop is in `trainer.py`.
+Nothing runs here: the loop is in `trainer.py`. Seed, device and precision are in `launch.py`.
 """
 
 from __future__ import annotations
 
-import logging
-import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,8 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import set_seed
 from datasets import Dataset, IterableDataset
 
@@ -29,8 +26,9 @@ from gruppo.data.load import eval_sets
 from gruppo.data.prompts import PromptDataset, PromptStream, prepare_dataset
 from gruppo.distributed.shard import broadcast_parameters
 from gruppo.distributed.world import World
-from gruppo.errors import ConfigError, DataError
+from gruppo.errors import ConfigError, DataError, RolloutError
 from gruppo.forwards import Forwards
+from gruppo.launch import start
 from gruppo.learner import Learner
 from gruppo.monitor.health.live import HealthMonitor
 from gruppo.monitor.progress import Progress
@@ -55,8 +53,9 @@ from gruppo.rewards.score import Scorer
 from gruppo.rollout.custom import CustomRollout
 from gruppo.rollout.engine import EmbeddedEngine
 from gruppo.rollout.hf import HFEngine
+from gruppo.rollout.settings import check_sampling
 from gruppo.scoring import GlobalScorer
-from gruppo.settings import entropy_control, learner_settings, loss_settings, precision
+from gruppo.settings import entropy_control, learner_settings, loss_settings, train_sampling
 from gruppo.types import Prompt
 
 if TYPE_CHECKING:
@@ -154,7 +153,9 @@ def wire(trainer: Any, given: Arguments) -> Parts:
     _refuse(given)
     config = given.config or GRPOConfig(f"{given.model_name.rstrip('/').split('/')[-1]}-GRPO")
     HealthMonitor(config.to_dict(), thresholds=config.health_thresholds, actions=config.health_actions)  # checks names
-    accelerator, notes = _start(config)
+    if given.rollout_func is None:
+        _check_generation_kwargs(config)
+    accelerator, notes = start(config)
     world = World(accelerator)
     callbacks = CallbackBridge(config, given.callbacks, model=None, processing_class=None, world=world)
     tokenizer = _tokenizer(given, config)
@@ -206,33 +207,11 @@ def _refuse(given: Arguments) -> None:
         raise ConfigError("optimizers=(None, scheduler): a scheduler belongs to an optimizer. Pass both, or neither.")
 
 
-def _start(config: GRPOConfig) -> tuple[Any, list[str]]:
-    """Seed, log level, device and mixed precision."""
-    set_seed(config.seed)
-    if config.log_level != "passive":
-        logging.getLogger("gruppo").setLevel(config.log_level.upper())
-    if config.tf32 is not None:
-        torch.backends.cuda.matmul.allow_tf32 = config.tf32
-    mixed_precision, note = precision(config)
-    # accelerate keeps its state for the whole process and refuses other settings: in a notebook the next trainer
-    # must be able to choose anew. The process group itself lives on.
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    accelerator = Accelerator(mixed_precision=mixed_precision, cpu=config.use_cpu)
-    return accelerator, [line for line in (note, launcher_note(os.environ)) if line is not None]
-
-
-def launcher_note(environment: Mapping[str, str]) -> str | None:
-    """`accelerate launch --cpu --num_processes 2` runs one process where MPI is not set up, and does not say so."""
-    is_asked_for_several = "ACCELERATE_USE_CPU" in environment and "MASTER_PORT" in environment
-    if not is_asked_for_several or "WORLD_SIZE" in environment or "PMI_SIZE" in environment:
-        return None
-    if any(name.startswith(("OMPI_", "MV2_", "MPI_")) for name in environment):
-        return None
-    return (
-        "processes   1, whatever --num_processes says: accelerate's --cpu needs MPI to start more. For several on the "
-        "CPU, set use_cpu=True and launch with --multi_gpu instead of --cpu, or with torchrun"
-    )
+def _check_generation_kwargs(config: GRPOConfig) -> None:
+    try:
+        check_sampling(train_sampling(config, eos_token_ids=(), pad_token_id=0, step=0))
+    except RolloutError as error:  # not while sampling: it is a setting that cannot be
+        raise ConfigError(str(error)) from error
 
 
 def _tokenizer(given: Arguments, config: GRPOConfig) -> Any:
@@ -243,8 +222,8 @@ def _tokenizer(given: Arguments, config: GRPOConfig) -> Any:
 
 
 def _prepared(dataset: Any, what: str, *, config: GRPOConfig, tokenizer: Any) -> PromptDataset | PromptStream:
-    if config.remove_unused_columns and isinstance(dataset, Dataset | IterableDataset):
-        dataset = dataset.select_columns(["prompt"])
+    if config.remove_unused_columns:
+        dataset = _without_columns(dataset)
     return prepare_dataset(
         dataset,
         tokenizer=tokenizer,
@@ -253,6 +232,18 @@ def _prepared(dataset: Any, what: str, *, config: GRPOConfig, tokenizer: Any) ->
         chat_template_kwargs=config.chat_template_kwargs,
         what=what,
     )
+
+
+def _without_columns(dataset: Any) -> Any:
+    """The prompts alone. What is no row is left for `prepare_dataset` to name."""
+    if isinstance(dataset, Dataset | IterableDataset):
+        return dataset.select_columns(["prompt"])
+    if not isinstance(dataset, list | tuple):
+        return dataset
+    rows = (
+        ({"prompt": row["prompt"]} if "prompt" in row else {}) if isinstance(row, Mapping) else row for row in dataset
+    )
+    return list(rows)
 
 
 def _data(given: Arguments, config: GRPOConfig, tokenizer: Any) -> Data:
@@ -349,6 +340,12 @@ def _policy(given: Arguments, config: GRPOConfig, tokenizer: Any, accelerator: A
 
 def _engine(given: Arguments, config: GRPOConfig, trainer: Any, policy: Policy, accelerator: Any) -> RolloutEngine:
     if given.rollout_func is not None:
+        idle = [
+            name for name in ("rollout_engine", "rollout_dtype", "rollout_cuda_graphs") if name in config.non_default()
+        ]
+        if idle:
+            text = f"{' and '.join(idle)}: no part is played where a rollout_func samples. Leave it out."
+            warnings.warn(text, UserWarning, stacklevel=4)
         return CustomRollout(given.rollout_func, trainer)
     if config.rollout_engine == "hf":
         return HFEngine(
@@ -378,9 +375,7 @@ def _learner(
         optimizer=accelerator.prepare_optimizer(optimizer),
         scheduler=scheduler,
         loss_settings=loss_settings(config),
-        settings=learner_settings(
-            config, is_engine_external=False, aux_loss_coef=aux_loss_coef, has_experts=has_experts(policy.model)
-        ),
+        settings=learner_settings(config, aux_loss_coef=aux_loss_coef, has_experts=has_experts(policy.model)),
         entropy_control=entropy_control(config),
         plan=plan,
         accelerator=accelerator,

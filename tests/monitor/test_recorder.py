@@ -8,6 +8,7 @@ from pathlib import Path
 
 import datasets
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -214,6 +215,19 @@ def test_an_extra_that_turns_into_text_loses_nothing(tmp_path):
     assert table.column("step").to_pylist() == [1] * 4 + [2] * 4 + [3] * 4 + [4] * 4
     scores = {step: read_rollouts(tmp_path, step=step, columns=["extra/score"]) for step in (2, 3, 4)}
     assert [t.column(0).to_pylist()[0] for t in scores.values()] == [1.0, "many", "5"]
+
+
+def test_the_type_of_an_extra_is_that_of_all_ranks(tmp_path):
+    recorder = fakes.make_recorder(tmp_path)
+    table = fakes.rewards(score=[None, None, 1, 2], mark=[1, 2, "a", "b"])
+    recorder.record_rollouts(
+        1, "train", fakes.two_groups()[:1], table, fakes.advantages(), policy_version=0, rows=range(2)
+    )
+    recorder.close()
+    rows = read_rollouts(tmp_path)
+    assert rows.schema.field("extra/score").type == pa.float64()
+    assert rows["extra/score"].to_pylist() == [None, None]
+    assert rows["extra/mark"].to_pylist() == ["1", "2"]
 
 
 def test_resuming_moves_what_it_makes_anew(tmp_path):

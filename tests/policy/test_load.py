@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from transformers import BertConfig, BertModel, GPT2LMHeadModel, LlamaForCausalLM
+from transformers import (
+    BertConfig,
+    BertModel,
+    FalconConfig,
+    FalconForCausalLM,
+    GPT2LMHeadModel,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+)
 
 from gruppo.errors import ModelError
 from gruppo.policy.head import Float32Head
@@ -107,6 +117,40 @@ def test_an_adapter_on_an_adapter_is_refused() -> None:
 def test_disable_dropout() -> None:
     policy = load_policy(tiny("gpt2"), disable_dropout=True)
     assert {module.p for module in policy.modules() if isinstance(module, nn.Dropout)} == {0.0}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: tiny("llama", attention_dropout=0.5),
+        lambda: peft.get_peft_model(tiny("llama", attention_dropout=0.5), lora(lora_dropout=0.5)),
+        lambda: OPTForCausalLM(
+            OPTConfig(
+                **{
+                    "vocab_size": VOCAB,
+                    "hidden_size": 16,
+                    "ffn_dim": 16,
+                    "num_hidden_layers": 1,
+                    "word_embed_proj_dim": 16,
+                },
+                **{"num_attention_heads": 2, "dropout": 0.5, "attention_dropout": 0.5, "layerdrop": 0.5},
+            )
+        ),
+        lambda: FalconForCausalLM(
+            FalconConfig(
+                **{"vocab_size": VOCAB, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
+                **{"attention_dropout": 0.5, "hidden_dropout": 0.5},
+            )
+        ),
+    ],
+    ids=["a number in the attention", "an adapter", "numbers in the layers", "numbers in the config"],
+)
+def test_disable_dropout_reaches_what_is_no_dropout_module(make: Callable[[], Any]) -> None:
+    policy = load_policy(make(), disable_dropout=True).train()
+    ids = torch.arange(2, 20).reshape(1, -1)
+    with torch.no_grad():
+        first, second = (policy(input_ids=ids).logits for _ in range(2))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("kwargs", [None, {"use_reentrant": True}])

@@ -194,7 +194,9 @@ BY_HAND: list[Case] = [
     ),
     Case("epoch-half", {"max_steps": -1, "num_train_epochs": 0.5, "lr_scheduler_type": "cosine"}, num_prompts=7),
     Case("not-shuffled", {"shuffle_dataset": False, "max_steps": 5}, num_prompts=3),
-    Case("padded-to-8", {"pad_to_multiple_of": 8, "loss_type": "bnpo", "beta": 0.05}),
+    Case(
+        "padded-to-8", {"pad_to_multiple_of": 8, "loss_type": "bnpo", "beta": 0.05}, ours={"policy_forward": "padded"}
+    ),
     # optimiser and schedule
     Case("adamw", {"optim": "adamw_torch", "learning_rate": 0.0002, "max_steps": 5}),
     Case("adamw-betas", ADAMW | {"adam_beta1": 0.5, "adam_beta2": 0.9, "lr_scheduler_type": "linear"}),

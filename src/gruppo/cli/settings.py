@@ -15,7 +15,7 @@ from gruppo.cli.flags import HINTS, TABLES, parse_flags
 from gruppo.cli.run_options import OPTION_NAMES, RECIPE_TABLE, REWARD_MODEL, RunOptions
 from gruppo.cli.settings_files import read_settings_file
 from gruppo.config import FIELD_GROUPS, GRPOConfig, field_default
-from gruppo.config_checks import construct
+from gruppo.config_values import construct
 from gruppo.errors import ConfigError
 from gruppo.trl_names import TABLE, Renamed, translate, unknown_name
 

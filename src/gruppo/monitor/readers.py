@@ -123,9 +123,7 @@ def read_files(files: Sequence[Path], split: str | None = None, columns: Sequenc
     """
     if not files:
         return pa.table({})
-    tables = [_read_file(file) for file in files]
-    schema = merged_schema(table.schema for table in tables)
-    table = pa.concat_tables([_in_schema(table, schema) for table in tables])
+    table = joined([_read_file(file) for file in files])
     if split is not None:
         table = table.filter(pc.equal(table["split"], split))
     table = table.sort_by([(name, "ascending") for name in ("step", "split", "group_id", "sample")])
@@ -135,6 +133,12 @@ def read_files(files: Sequence[Path], split: str | None = None, columns: Sequenc
 def _read_file(file: Path) -> pa.Table:
     with pq.ParquetFile(file) as part:
         return part.read()
+
+
+def joined(tables: Sequence[pa.Table]) -> pa.Table:
+    """The rows of these parts (one at least), and all columns that any of them has."""
+    schema = merged_schema(table.schema for table in tables)
+    return pa.concat_tables([_in_schema(table, schema) for table in tables])
 
 
 def merged_schema(schemas: Iterable[pa.Schema]) -> pa.Schema:

@@ -195,14 +195,13 @@ class Recorder:
         self._record_faults(split, rewards, rows)
         table: Make = _no_rows
         with self._guarded("building a rollouts part"):
-            logged = {name: [values[row] for row in rows] for name, values in rewards.extras.items()}
             make = partial(
                 rollout_table,
                 groups,
                 rewards,
                 advantages,
                 constants=self._constants(step, split) | {"policy_version": policy_version},
-                extras=self._extra_types.columns(logged, num_rows),
+                extras=self._extra_types.columns(rewards.extras, rows),
                 rows=rows,
                 group_ids=[group.prompt.id for group in groups] if group_ids is None else group_ids,
                 entropy_mean_N=entropy_mean_N,

@@ -39,27 +39,26 @@ class ExtraTypes:
     """The column type of each `log_extra` name, fixed when the first value is seen, so that all parts of a run agree.
 
     Numbers (bools count as 0 and 1) make a float64 column, anything else text. Text that comes later to a column of
-    numbers turns it into text from then on: no value is lost. A name that was seen once is in every later part.
+    numbers turns it into text from then on: no value is lost. A name that had a value once is in every later part.
+    Until then it is text, which can hold whatever comes, also for programs that take the first part's types for all.
     """
 
     def __init__(self) -> None:
         self._types: dict[str, pa.DataType] = {}
 
-    def columns(self, extras: Mapping[str, Sequence[Any]], num_rows: int) -> dict[str, tuple[pa.DataType, list[Any]]]:
-        """name -> (type, values as that type wants them)."""
-        absent = {name: [None] * num_rows for name in self._types if name not in extras}
+    def columns(self, extras: Mapping[str, Sequence[Any]], rows: range) -> dict[str, tuple[pa.DataType, list[Any]]]:
+        """name -> (type, values of `rows` as that type wants them). `extras` are of all ranks: so are the types."""
         given = {name: [plain(value) for value in values] for name, values in extras.items()}
-        return {name: self._column(name, values) for name, values in (given | absent).items()}
+        for name, values in given.items():
+            self._learn(name, [value for value in values if value is not None])
+        kinds = dict.fromkeys(given, pa.string()) | self._types
+        return {name: (kind, _converted(given.get(name), kind, rows)) for name, kind in kinds.items()}
 
-    def _column(self, name: str, values: list[Any]) -> tuple[pa.DataType, list[Any]]:
-        given = [value for value in values if value is not None]
-        if given and not all(isinstance(value, numbers.Real) for value in given):
+    def _learn(self, name: str, values: list[Any]) -> None:
+        if not all(isinstance(value, numbers.Real) for value in values):
             self._types[name] = pa.string()
-        elif given:
+        elif values:
             self._types.setdefault(name, pa.float64())
-        kind = self._types.get(name, pa.string())
-        convert = _number if kind == pa.float64() else _text
-        return kind, [None if value is None else convert(value) for value in values]
 
 
 def rollout_table(
@@ -162,5 +161,8 @@ def _text(value: Any) -> str:
     return to_text(value if isinstance(value, str) else to_json(value))
 
 
-def _number(value: Any) -> float:
-    return float(value)
+def _converted(values: Sequence[Any] | None, kind: pa.DataType, rows: range) -> list[Any]:
+    if values is None:
+        return [None] * len(rows)
+    convert = float if kind == pa.float64() else _text
+    return [None if values[row] is None else convert(values[row]) for row in rows]

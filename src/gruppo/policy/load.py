@@ -58,7 +58,7 @@ def load_policy(
         quantization_config: for `from_pretrained`, likewise.
         peft_config: wraps the model in a fresh adapter; the adapter alone is trained.
         gradient_checkpointing_kwargs: for torch's checkpoint; without them `use_reentrant=False`.
-        disable_dropout: sets every dropout probability to 0 (TRL's field).
+        disable_dropout: sets every dropout probability to 0, in the config too (TRL's field; there the modules' alone).
         cast_lm_head_to_fp32: projects to the vocabulary in float32 (TRL's field).
 
     Raises:
@@ -74,9 +74,7 @@ def load_policy(
     if is_peft_model(policy):
         _check_adapter(policy)
     if disable_dropout:
-        for module in policy.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
+        _disable_dropout(policy)
     if cast_lm_head_to_fp32:
         _cast_head(causal_lm(policy))
     if gradient_checkpointing:
@@ -255,6 +253,17 @@ def _check_adapter(model: Any) -> None:
             # The QLoRA paper trains in bfloat16; a DoRA magnitude moves by less than bfloat16 can hold.
             if parameter.requires_grad and "lora_magnitude_vector" not in name:
                 parameter.data = parameter.data.to(torch.bfloat16)
+
+
+def _disable_dropout(policy: Any) -> None:
+    """Dropout modules, and the numbers that attention and layers give to functions: their own, or their config's."""
+    for module in policy.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+    for holder in (*policy.modules(), causal_lm(policy).config.get_text_config()):
+        for name, value in list(vars(holder).items()):
+            if "drop" in name and isinstance(value, float):
+                setattr(holder, name, 0.0)
 
 
 def _cast_head(lm: PreTrainedModel) -> None:
