@@ -37,10 +37,11 @@ Commit {commit}; {versions}.
 """
 
 
-NOTES: Final = """## What an earlier held-out split taught
+NOTES: Final = """## What earlier held-out splits taught
 
-Seed 41 and ten of the healthy runs of the split *tuning* were held out before. They found one false ALERT and two false
-WARN in 910 healthy steps, and two misses in 11 pairs. That is why these checks are computed as they are now:
+Seeds 41 and 51, and twenty of the healthy runs of the split *tuning*, were held out before.
+
+The first split (seed 41) found one false ALERT and two false WARN in 910 healthy steps, and two misses in 11 pairs:
 
 - D21 took a perfect evaluation (64 of 64, a std of 0) for an exact one, and 62 of 64 later on for a fall.
 - D23 measured norms by mean and deviation. A run that saturates gets rare large norms, and none where all groups are
@@ -50,18 +51,23 @@ WARN in 910 healthy steps, and two misses in 11 pairs. That is why these checks 
 - Two broken runs were not broken as they claimed. An entropy bonus of 0.5 explodes at one seed of two; a learning rate
   of 5e-3 ends in low entropy at one seed of two. `entropy-high` and `eighty` took their places.
 
-## The present held-out split, looked at afterwards
+The second one (seed 51) found three false WARN in 850 healthy steps, and one miss in 34 pairs:
 
-Nothing was changed for it. It is tuning from now on.
+- D23 warned of one norm 37 times the median, which did no harm. One such step is now explained (INFO), a second warns.
+- D09 was silent where 17% of tokens were clipped, as 20% warned, of tokens and of whole sequences alike. Healthy runs
+  that reuse their samples clip at most 1.2% of tokens. Tokens and sequences have limits of their own now, 10% and 30%.
+- `keyword` was seen at half of its steps by D21, which waits for evaluations. D25 now also looks for a word that
+  decides the reward whatever the answer is; it needs no evaluation.
+- D26 was right twice: other programs had stopped the training. `ok-fast` and `ok-lora-g16` were trained again. Since
+  then a held-out healthy run that was stopped from outside is trained again before anybody looks at it (`ok-kl-near`
+  and `ok-words-bnpo-form` were).
 
-- D26 in `ok-fast` and `ok-lora-g16`: the machine was shared, and other programs stopped the training or took its time
-  (steps of 3.5 s instead of 1 s, one of 106 s). These are stalls, though not the run's fault.
-- D23 in `ok-lora-g16`: one norm of 3.8 where the median is 0.1, and no harm came of it. A step of more than 20 times
-  the median warns at once.
-- D09 was silent on `many-passes-51`: at most 17 % of tokens were clipped, and 20 % warns. At the other seeds 29 % and
-  33 % were.
-- `keyword-51` was seen at half of its steps, not before: the held-out reward began to fall at step 30, evaluations came
-  every 10 steps, and the check wants two.
+## What the present held-out split can say
+
+No false alarm in 10 healthy runs is compatible with up to 26% of such runs having one, and no miss in 35 pairs with up
+to 8% (95% limits of a binomial share). A run that was trained again has the same rewards and gradients, to the bit;
+only its times differ. The word check of D25 fired on no healthy run. Among the broken ones it also saw some that pay
+for length, for a short form and for another language, each of which is had by words.
 
 ## What no training here shows
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 import calibration_rewards as r
 from calibration_training import Run, Split, freeze_sampler
 
-TUNING_SEEDS, HELD_OUT_SEED = (31, 41), 51
+TUNING_SEEDS, HELD_OUT_SEED = (31, 41, 51), 71
 
 
 def _healthy(name: str, what: str, split: Split, seed: int, **settings: Any) -> Run:
@@ -98,7 +98,7 @@ HEALTHY: Final[tuple[Run, ...]] = (
     _healthy(
         "bnpo-g4-near",
         "loss bnpo, groups of 4, partial credit",
-        "held-out",
+        "tuning",
         61,
         rewards=(r.near_answer,),
         fields={"loss_type": "bnpo", "num_generations": 4, LR: 1e-4},
@@ -106,21 +106,21 @@ HEALTHY: Final[tuple[Run, ...]] = (
     _healthy(
         "dr-grpo-batch",
         "loss dr_grpo, advantages scaled by the batch",
-        "held-out",
+        "tuning",
         62,
         fields={"loss_type": "dr_grpo", "scale_rewards": "batch", LR: 1e-4},
     ),
     _healthy(
         "cispo-off-policy",
         "loss cispo, 2 passes over rounds of 2 steps",
-        "held-out",
+        "tuning",
         63,
         fields={"loss_type": "cispo", "epsilon_high": 5.0, "steps_per_generation": 2, "num_iterations": 2},
     ),
     _healthy(
         "words-lora",
         "the task in words, a LoRA adapter, partial credit",
-        "held-out",
+        "tuning",
         64,
         task="words",
         rewards=(r.near_answer,),
@@ -131,27 +131,25 @@ HEALTHY: Final[tuple[Run, ...]] = (
     _healthy(
         "gspo-bf16",
         "sequence-level ratios, rollouts in bfloat16, 2 steps per round",
-        "held-out",
+        "tuning",
         65,
         fields={"importance_sampling_level": "sequence", "steps_per_generation": 2, "rollout_dtype": "bfloat16"},
     ),
     _healthy(
         "words-two-terms",
         "the task in words, right answer and form, weights 1 and 0.3",
-        "held-out",
+        "tuning",
         66,
         task="words",
         rewards=TERMS,
         fields={"reward_weights": [1.0, 0.3], LR: 1e-4},
     ),
-    _healthy(
-        "kl-g16", "beta 0.02, groups of 16", "held-out", 67, fields={"beta": 0.02, "num_generations": 16, LR: 1e-4}
-    ),
-    _healthy("fast", "learning rate 1e-4, on after it is solved", "held-out", 68, fields={LR: 1e-4}, steps=150),
+    _healthy("kl-g16", "beta 0.02, groups of 16", "tuning", 67, fields={"beta": 0.02, "num_generations": 16, LR: 1e-4}),
+    _healthy("fast", "learning rate 1e-4, on after it is solved", "tuning", 68, fields={LR: 1e-4}, steps=150),
     _healthy(
         "sapo-few",
         "loss sapo, 40 questions",
-        "held-out",
+        "tuning",
         69,
         fields={"loss_type": "sapo"},
         num_questions=40,
@@ -159,10 +157,92 @@ HEALTHY: Final[tuple[Run, ...]] = (
     _healthy(
         "lora-g16",
         "a LoRA adapter, groups of 16, temperature 0.9",
-        "held-out",
+        "tuning",
         70,
         fields={LR: 5e-4, "num_generations": 16, "temperature": 0.9},
         lora=True,
+    ),
+    _healthy(
+        "grpo-warm",
+        "loss grpo, temperature 1.1",
+        "held-out",
+        81,
+        fields={"loss_type": "grpo", "temperature": 1.1},
+    ),
+    _healthy(
+        "words-dr-grpo",
+        "the task in words, loss dr_grpo, learning rate 2e-4",
+        "held-out",
+        82,
+        task="words",
+        fields={"loss_type": "dr_grpo", LR: 2e-4},
+    ),
+    _healthy(
+        "words-gspo-near",
+        "the task in words, sequence-level ratios, groups of 4, partial credit",
+        "held-out",
+        83,
+        task="words",
+        rewards=(r.near_answer,),
+        fields={"importance_sampling_level": "sequence", "num_generations": 4, "steps_per_generation": 2, LR: 1e-4},
+    ),
+    _healthy(
+        "lora-bf16",
+        "a LoRA adapter, rollouts in bfloat16, right answer and form, weights 1 and 0.2",
+        "held-out",
+        84,
+        rewards=TERMS,
+        fields={"reward_weights": [1.0, 0.2], "rollout_dtype": "bfloat16", LR: 1e-3},
+        lora=True,
+    ),
+    _healthy(
+        "kl-near",
+        "beta 0.05, partial credit",
+        "held-out",
+        85,
+        rewards=(r.near_answer,),
+        fields={"beta": 0.05, LR: 1e-4},
+    ),
+    _healthy(
+        "words-cispo-g16",
+        "the task in words, loss cispo, groups of 16",
+        "held-out",
+        86,
+        task="words",
+        fields={"loss_type": "cispo", "epsilon_high": 5.0, "num_generations": 16, LR: 1e-4},
+    ),
+    _healthy(
+        "three-passes",
+        "3 passes over rounds of 2 steps",
+        "held-out",
+        87,
+        fields={"steps_per_generation": 2, "num_iterations": 3},
+    ),
+    _healthy(
+        "few-near-batch",
+        "60 questions, partial credit, advantages scaled by the batch",
+        "held-out",
+        88,
+        rewards=(r.near_answer,),
+        fields={"scale_rewards": "batch"},
+        num_questions=60,
+    ),
+    _healthy(
+        "sapo-cool",
+        "loss sapo, temperature 0.9, learning rate 8e-5, 120 steps",
+        "held-out",
+        89,
+        fields={"loss_type": "sapo", "temperature": 0.9, LR: 8e-5},
+        steps=120,
+    ),
+    _healthy(
+        "words-bnpo-form",
+        "the task in words, loss bnpo, groups of 16, right answer and form, weights 1 and 0.5",
+        "held-out",
+        90,
+        task="words",
+        rewards=TERMS,
+        fields={"loss_type": "bnpo", "num_generations": 16, "reward_weights": [1.0, 0.5], LR: 2e-4},
     ),
 )
 
@@ -251,6 +331,7 @@ BROKEN: Final[tuple[Run, ...]] = (
         "keyword",
         "a judge that looks for the word think",
         "D21",
+        "D25",
         is_hacked=True,
         task="words",
         rewards=(r.keyword_judge,),

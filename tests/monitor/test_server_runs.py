@@ -184,6 +184,14 @@ NOISE = [0.01, -0.01] * 50
         ([1 - i / 100 + NOISE[i] for i in range(100)], "warn", "Getting worse: reward 0.905 → 0.105 over 100 steps."),
         ([0.5 + NOISE[i] for i in range(100)], "info", "No clear change: reward 0.5 → 0.5 over 100 steps."),
         ([0.5] * 100, "info", "No clear change: reward 0.5 → 0.5 over 100 steps."),
+        ([0.4] + [0.0] * 59, "warn", "Collapsed at the start: reward 0.4 → 0 over 60 steps."),
+        ([0.5, 0.3] + [0.0, 0.02] * 29, "warn", "Collapsed at the start: reward 0.5 → 0.01 over 60 steps."),
+        (
+            [0.8] + [0.5 + 20 * NOISE[i] for i in range(99)],
+            "info",
+            "No clear change: reward 0.525 → 0.5 over 100 steps.",
+        ),
+        ([0.4] + [0.0] * 59 + [0.5] * 40, "ok", "Learning: reward 0.02 → 0.5 over 100 steps."),  # it came back
         ([float("nan")] * 100, "unknown", "Too early to say (100 steps)."),
     ],
 )

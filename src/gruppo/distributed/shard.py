@@ -6,7 +6,7 @@ would wait for a reduction that never comes. One reduction per optimizer step is
 backward, and gradients are summed, not averaged, because the loss is already divided by denominators that were
 counted over all ranks.
 
-Models that accelerate shards itself (FSDP, DeepSpeed) reduce their own gradients and do not come here.
+Weights that are sharded over ranks (FSDP, DeepSpeed) never come here: `launch` refuses them.
 """
 
 from __future__ import annotations

@@ -299,10 +299,75 @@ def test_a_pattern_that_is_no_regular_expression_is_named_at_the_start():
         observe([], CONFIG | {"health_patterns": ["exit("]})
 
 
-def test_a_single_huge_gradient_warns_at_once():
+def test_a_single_huge_gradient_is_explained_and_a_second_one_warns_at_once():
+    """The clip and Adam bound what one step does; healthy runs have such a step now and then."""
+    for steps, expected in (((48,), [("INFO", 48)]), ((48, 56), [("INFO", 48), ("WARN", 56)])):
+        run = healthy_run()
+        for step in steps:
+            run[step - 1].metrics["grad_norm"] = 60.0
+        found = [f for f in observe(run)[1] if f.detector == "D23" and not f.is_cleared]
+        assert [(f.severity, f.step) for f in found] == expected
+        assert "for the first time" in found[0].message
+
+
+def test_whole_sequences_may_be_clipped_more_often_than_tokens():
+    for level, expected in (("token", {("D09", "WARN")}), ("sequence", set())):
+        run = healthy_run()
+        for fake in run:
+            fake.metrics["clip_ratio/region_mean"] = 0.2
+        config = CONFIG | {"importance_sampling_level": level}
+        assert {finding for finding in loud(observe(run, config)[1]) if finding[0] == "D09"} == expected
+
+
+def worded(reward_of, share_of, *, unit=1.0, prompt=""):
+    """What D25 says of a run whose answers work it out (a share of them; right more often than not) or guess."""
     run = healthy_run()
-    run[49].metrics["grad_norm"] = 60.0
-    assert [(f.severity, f.step) for f in observe(run)[1] if f.detector == "D23"] == [("WARN", 50), ("INFO", 55)]
+    for fake in run:
+        rng = random.Random(fake.step)
+        has = [rng.random() < share_of(fake.step) for _ in range(32)]
+        right = [str(40 + 7 * group) for group in range(4) for _ in range(8)]
+        said = [
+            number if rng.random() < (0.95 if worked else 0.05) else str(rng.randint(1, 99))
+            for number, worked in zip(right, has, strict=True)
+        ]
+        fake.columns["prompt"] = [f"{prompt}Question {group}" for group in range(4) for _ in range(8)]
+        fake.columns["completion"] = [
+            ("Think first: it is " if worked else "I guess: it is ") + number
+            for number, worked in zip(said, has, strict=True)
+        ]
+        is_right = [given == number for given, number in zip(said, right, strict=True)]
+        set_rewards(fake, [unit * reward_of(*pair, rng) for pair in zip(has, is_right, strict=True)])
+    return [finding for finding in observe(run)[1] if finding.detector == "D25"]
+
+
+def test_a_word_that_decides_the_reward_is_named():
+    found = worded(lambda worked, is_right, rng: 0.8 * worked + 0.2 * (rng.random() < 0.1), lambda step: step / 90)
+    assert {finding.severity for finding in found} == {"WARN", "ALERT"}  # it spreads; then most answers have it
+    assert found[0].step < 25
+    assert found[0].message.startswith("'first' decides the reward, whatever the answer is: 0.8")
+    assert "of the differences inside groups ('think' nearly as much)." in found[0].message  # both come together
+    assert 1 <= len(found[0].evidence) <= 5
+
+
+def test_the_unit_of_the_reward_changes_nothing_for_words():
+    def judge(worked, is_right, rng):
+        return float(worked)
+
+    small, large = (worded(judge, lambda step: step / 90, unit=unit) for unit in (1e-3, 1e3))
+    assert news(small) == news(large) != []
+
+
+def test_right_answers_have_words_of_their_own():
+    """The word explains the reward just as well. But siblings with it that end differently are not both paid."""
+    assert worded(lambda worked, is_right, rng: float(is_right), lambda step: step / 90) == []
+
+
+def test_a_word_that_neither_spreads_nor_is_common_is_no_news():
+    def judge(worked, is_right, rng):
+        return float(worked)
+
+    assert [f for f in worded(judge, lambda step: 0.2) if f.severity == "ALERT"] == []
+    assert worded(judge, lambda step: step / 90, prompt="Think first, then guess: ") == []  # asked for
 
 
 def test_levels_are_ordered():

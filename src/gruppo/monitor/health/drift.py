@@ -157,7 +157,7 @@ DETECTORS = (
         "groups are solved (and the mean reward is in the upper half of the rewards that the run has seen) or the "
         "reward is near its top: most of the entropy normally goes in the first few hundred steps.",
         "`epsilon_high=0.28` (DAPO), temperature 1.0, an entropy bonus, a smaller learning rate.",
-        "Reward and entropy trade off as R = -a exp(H) + b, and 73 % of H is usually gone after 200 steps (arXiv "
+        "Reward and entropy trade off as R = -a exp(H) + b, and 73% of H is usually gone after 200 steps (arXiv "
         "2505.22617); hence the condition on the reward. Thresholds: ours.",
     ),
     Detector(

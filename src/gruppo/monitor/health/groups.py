@@ -198,7 +198,7 @@ DETECTORS = (
         },
         "Nearly every completion gets the best reward that the run has seen. Either the task is solved, or the policy "
         "found something that always pays.",
-        "Share of rewards within 1 % of the largest (as a share of the range seen in the run). With three held-out "
+        "Share of rewards within 1% of the largest (as a share of the range seen in the run). With three held-out "
         "evaluations: ALERT if the training reward of the 5 steps up to an evaluation was much higher (mean of the "
         "last two; more than 2 standard errors as well), else INFO. Without evaluations: WARN.",
         "Solved: harder prompts. Not solved: open winners, the odd ones first, and repair the reward.",

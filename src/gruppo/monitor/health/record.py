@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from gruppo.monitor.health.rows import REWARD, Rows
 from gruppo.monitor.health.stats import Floats, spearman
+from gruppo.monitor.health.words import PaidWord
 
 NOT_METRICS = frozenset({"step", "split", "attempt", "time", "nonfinite"})
 
@@ -32,6 +33,8 @@ class StepRecord:
     """Finite metrics, and the signals of its rows under `rows/`."""
     nonfinite: frozenset[str] = frozenset()
     rows: Rows | None = None
+    words: Mapping[str, PaidWord] | None = None
+    """What its rows said about words (D25); None where they said nothing."""
 
     def without_rows(self) -> StepRecord:
         return replace(self, rows=None)
@@ -61,9 +64,10 @@ def step_record(
     `weights`: reward function -> weight; 1 for functions that are not in it. `patterns`: `health_patterns`.
     """
     finite, nonfinite = _sorted_out(metrics)
-    if rows is not None and len(rows):
-        finite |= row_signals(rows, weights or {}, patterns)
-    return StepRecord(step, finite, nonfinite, rows if rows is not None and len(rows) else None)
+    if rows is None or not len(rows):
+        return StepRecord(step, finite, nonfinite)
+    finite |= row_signals(rows, weights or {}, patterns)
+    return StepRecord(step, finite, nonfinite, rows, rows.paid_words())
 
 
 def eval_record(step: int, split: str, metrics: Mapping[str, Any]) -> EvalRecord:

@@ -17,6 +17,7 @@ from gruppo.monitor.health.finding import MAX_EVIDENCE, RowId
 from gruppo.monitor.health.stats import Floats
 from gruppo.monitor.health.text_features import TEXT_COLUMNS, prompt_text, text_features
 from gruppo.monitor.health.tricks import trick_rows
+from gruppo.monitor.health.words import PaidWord, paid_words
 
 Index = NDArray[np.int64]
 
@@ -69,6 +70,13 @@ class Rows:
             self._tricks[key] = trick_rows(self.column("completion") or (), key)
         return self._tricks[key]
 
+    def paid_words(self) -> dict[str, PaidWord] | None:
+        """`paid_words` of the completions; None also where they or their rewards are not there."""
+        completions, rewards = self.column("completion"), self.numbers("reward")
+        if completions is None or rewards is None:
+            return None
+        return paid_words([text or "" for text in completions], self._prompts, rewards, self.groups)
+
     @cached_property
     def groups(self) -> list[Index]:
         """Row numbers of each group."""
@@ -112,16 +120,21 @@ class Rows:
         return tuple(RowId(self.step, int(group_ids[row] or 0), int(samples[row] or 0)) for row in chosen)
 
     @cached_property
-    def _features(self) -> dict[str, list[Any]]:
-        completions = self._columns.get("completion")
-        if completions is None:
-            return {}
+    def _prompts(self) -> list[str]:
+        """Plain text of the prompts."""
         formats = self._columns.get("prompt_format", ["text"] * self._size)
         prompts = [text or "" for text in self._columns.get("prompt", [""] * self._size)]
         pairs = list(zip(prompts, formats, strict=True))
         plain = {pair: prompt_text(*pair) for pair in dict.fromkeys(pairs)}
+        return [plain[pair] for pair in pairs]
+
+    @cached_property
+    def _features(self) -> dict[str, list[Any]]:
+        completions = self._columns.get("completion")
+        if completions is None:
+            return {}
         return text_features(
-            [plain[pair] for pair in pairs],
+            self._prompts,
             [text or "" for text in completions],
             self._columns["group_id"],
             self._columns["sample"],

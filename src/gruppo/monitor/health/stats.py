@@ -14,7 +14,7 @@ Floats = NDArray[np.float64]
 MAD_TO_SIGMA = 1.4826
 
 NORMAL_Q90 = 1.2816
-"""The 90 % quantile of the standard normal distribution."""
+"""The 90% quantile of the standard normal distribution."""
 
 
 def robust_sigma(x: Floats) -> float:
@@ -85,7 +85,7 @@ def cusum(z: Floats, slack: float) -> float:
 def spike_z(x: Floats, floor: float) -> float:
     """How many sigmas the logarithm of the last value is above the median of those before it. All must be positive.
 
-    Sigma is the largest of: the robust one of all, that of the upper half (its 90 % quantile), and `floor`. Norms are
+    Sigma is the largest of: the robust one of all, that of the upper half (its 90% quantile), and `floor`. Norms are
     skewed to the right even as logarithms, and a run that is quiet to a few per cent has no spikes.
     """
     if len(x) < 2:

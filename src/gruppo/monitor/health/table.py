@@ -11,10 +11,10 @@ from difflib import get_close_matches
 from typing import Any
 
 from gruppo.errors import ConfigError
-from gruppo.monitor.health import drift, faults, groups, lengths, terms, texts, timing, trends, updates
+from gruppo.monitor.health import drift, faults, gaming, groups, lengths, terms, texts, timing, trends, updates
 from gruppo.monitor.health.detector import Detector, Limits
 
-_TOPICS = (groups, updates, lengths, drift, texts, terms, trends, faults, timing)
+_TOPICS = (groups, updates, lengths, drift, texts, gaming, terms, trends, faults, timing)
 
 DETECTORS: Mapping[str, Detector] = {
     detector.id: detector

@@ -1,8 +1,6 @@
-"""Checks on the text: loops (D11), gibberish (D12), copies of the prompt (D18), foreign scripts (D24), tricks (D25)."""
+"""Checks on the text: loops (D11), gibberish (D12), copies of the prompt (D18), foreign scripts (D24)."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import numpy as np
 
@@ -10,7 +8,7 @@ from gruppo.monitor.health.detector import Detector, Limit, Limits
 from gruppo.monitor.health.finding import Missing, Reading, graded
 from gruppo.monitor.health.record import FOREIGN_LETTERS
 from gruppo.monitor.health.rows import Rows
-from gruppo.monitor.health.stats import Floats, sum_z
+from gruppo.monitor.health.stats import Floats
 from gruppo.monitor.health.window import Window
 
 Mask = np.ndarray[tuple[int], np.dtype[np.bool_]]
@@ -26,7 +24,7 @@ def loops(window: Window, limits: Limits) -> Reading | Missing:
     repetition, compression = (np.nan_to_num(_numbers(rows, name)) for name in ("rep4_tail", "zlib_tail"))
     is_loop = (repetition >= limits["repetition"]) | (compression >= limits["compression"])
     advice = "A repetition penalty in the reward, a soft overlong penalty; check that the end token is a stop token."
-    return _row_share(rows, is_loop, limits, "repeat themselves at the end", advice)
+    return row_share(rows, is_loop, limits, "repeat themselves at the end", advice)
 
 
 def gibberish(window: Window, limits: Limits) -> Reading | Missing:
@@ -36,7 +34,7 @@ def gibberish(window: Window, limits: Limits) -> Reading | Missing:
     if rows is None or shares is None:
         return Missing("needs token ids and sampler log-probs (the column gibberish_share)")
     advice = "Check sampling (temperature, top_p, min_p) and whether trainer and sampler agree (D10)."
-    return _row_share(rows, np.nan_to_num(shares) > 0, limits, "hold tokens that are rare and were unlikely", advice)
+    return row_share(rows, np.nan_to_num(shares) > 0, limits, "hold tokens that are rare and were unlikely", advice)
 
 
 def copying(window: Window, limits: Limits) -> Reading | Missing:
@@ -45,9 +43,7 @@ def copying(window: Window, limits: Limits) -> Reading | Missing:
     if rows is None or rows.column("copy8") is None:
         return NO_ROLLOUTS
     is_copy = np.nan_to_num(_numbers(rows, "copy8")) > limits["copied"]
-    return _row_share(
-        rows, is_copy, limits, "quote the prompt", "Does the reward search the whole text for its answer?"
-    )
+    return row_share(rows, is_copy, limits, "quote the prompt", "Does the reward search the whole text for its answer?")
 
 
 def languages(window: Window, limits: Limits) -> Reading | Missing:
@@ -64,27 +60,7 @@ def languages(window: Window, limits: Limits) -> Reading | Missing:
     lifted = {"warn": usual + limits["warn"], "alert": usual + limits["alert"]}
     advice = "Read them; a term of the reward can ask for the prompt's language (at some cost in accuracy)."
     what = f"left the script of their prompt ({usual:.0%} did at the start)"
-    return _row_share(rows, is_foreign, lifted, what, advice)
-
-
-def tricks(window: Window, limits: Limits) -> Reading | Missing:
-    """D25."""
-    rows = window.rows
-    if rows is None or rows.column("completion") is None:
-        return NO_ROLLOUTS
-    found = rows.tricks(window.config.get("health_patterns") or ())
-    is_trick = np.zeros(len(rows), dtype=bool)
-    is_trick[list(found)] = True
-    seen = ", ".join(sorted(set().union(*found.values())))
-    advice = "Open them and repair the checker. Do not put this check into the reward: it would teach to hide."
-    reading = _row_share(rows, is_trick, limits, f"match the watch-list ({seen})", advice)
-    if reading.level == "ok" or reading.value > limits["most"] or rows.numbers("reward") is None:
-        return reading
-    last = int(limits["rounds"])
-    z = sum_z(window.series("rows/trick_gain", last).values, window.series("rows/trick_variance", last).values)
-    if z is None or z <= limits["z"]:
-        return replace(reading, level="info")
-    return replace(reading, is_urgent=True)  # many rounds have been looked at already
+    return row_share(rows, is_foreign, lifted, what, advice)
 
 
 def _numbers(rows: Rows, name: str) -> Floats:
@@ -92,7 +68,7 @@ def _numbers(rows: Rows, name: str) -> Floats:
     return np.full(len(rows), np.nan) if values is None else values
 
 
-def _row_share(rows: Rows, is_bad: Mask, limits: Limits, what: str, advice: str) -> Reading:
+def row_share(rows: Rows, is_bad: Mask, limits: Limits, what: str, advice: str) -> Reading:
     """A reading of how many rows are bad, and whether the reward pays for them."""
     value, num_bad = float(is_bad.mean()), int(is_bad.sum())
     level, threshold = graded(value, warn=limits["warn"], alert=limits["alert"])
@@ -108,7 +84,7 @@ def _row_share(rows: Rows, is_bad: Mask, limits: Limits, what: str, advice: str)
     return Reading(level, value, threshold, message, advice, rows.ids(np.flatnonzero(is_bad)))
 
 
-def _shares(warn: float, alert: float) -> dict[str, Limit]:
+def share_limits(warn: float, alert: float) -> dict[str, Limit]:
     return {"warn": Limit(warn, "share of completions"), "alert": Limit(alert, "the same")}
 
 
@@ -119,7 +95,7 @@ DETECTORS = (
         loops,
         ("rollouts",),
         {
-            **_shares(0.02, 0.1),
+            **share_limits(0.02, 0.1),
             "repetition": Limit(0.6, "share of repeated 4-grams from which a completion loops"),
             "compression": Limit(8.0, "zlib ratio from which it does too"),
         },
@@ -136,7 +112,7 @@ DETECTORS = (
         "gibberish",
         gibberish,
         ("tokens",),
-        _shares(0.02, 0.1),
+        share_limits(0.02, 0.1),
         "The sampler draws tokens that are rare everywhere and that it did not believe in.",
         "A completion counts if any token has an id in the last quarter of the vocabulary and a log-prob below "
         "-ln V - 2. Needs the column `gibberish_share`, which vocabularies under 4,096 do not have. A sampler that is "
@@ -149,7 +125,10 @@ DETECTORS = (
         "prompt copying",
         copying,
         ("rollouts",),
-        {**_shares(0.1, 0.5), "copied": Limit(0.5, "share of 8-grams found in the prompt from which it is a copy")},
+        {
+            **share_limits(0.1, 0.5),
+            "copied": Limit(0.5, "share of 8-grams found in the prompt from which it is a copy"),
+        },
         "Answers quote their prompt at length, perhaps because the checker finds its answer there.",
         "Share of the completion's 8-grams (words) that occur in the prompt.",
         "Let the checker look at the final answer only, not at the whole text.",
@@ -161,7 +140,7 @@ DETECTORS = (
         languages,
         ("rollouts",),
         {
-            **_shares(0.05, 0.3),
+            **share_limits(0.05, 0.3),
             "min_steps": Limit(5, "rounds at the start that say what is usual; the shares are counted above that"),
         },
         "Completions are written in a script that their prompt does not use.",
@@ -170,25 +149,5 @@ DETECTORS = (
         "Read them. A language term in the reward helps, at a price.",
         "R1 rewarded the target language (arXiv 2501.12948); forcing one language cost 5.6 points on MATH500 (arXiv "
         "2507.15849). Thresholds: ours.",
-    ),
-    Detector(
-        "D25",
-        "watch-list of tricks",
-        tricks,
-        ("rollouts",),
-        {
-            **_shares(0.0, 0.1),
-            "z": Limit(3.0, "sigmas by which they must get more than their siblings, or it is only INFO"),
-            "rounds": Limit(20, "rounds with such completions that this is added up over"),
-            "most": Limit(0.5, "share of completions from which their reward does not matter"),
-        },
-        "Completions contain ways to pass a check without doing the task.",
-        "Built-in patterns for code (exit(0), SkipTest, an __eq__ that says yes, ...) and the regular expressions of "
-        "`health_patterns`. INFO as long as the reward does not pay for it: such completions must get more than their "
-        "siblings by 3 sigmas, by a permutation test inside groups that is added up over the last 20 rounds with any; "
-        "then it fires at once. What is not paid for dies out by itself.",
-        "Open the rows, repair the checker, run it in a sandbox. Never put this check into the reward: the policy "
-        "would learn to hide (arXiv 2503.11926).",
-        "arXiv 2503.11926. Thresholds: ours.",
     ),
 )

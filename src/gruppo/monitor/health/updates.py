@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from gruppo.monitor.health.detector import Detector, Limit, Limits
-from gruppo.monitor.health.finding import Missing, Reading, RowId, graded
-from gruppo.monitor.health.stats import slope, spike_z
+from gruppo.monitor.health.finding import Level, Missing, Reading, RowId, graded
+from gruppo.monitor.health.stats import Floats, slope, spike_z
 from gruppo.monitor.health.window import Window
 
 CLIP_METRICS = ("clip_ratio/region_mean", "cispo_clip_ratio")
@@ -54,10 +54,15 @@ def clipping(window: Window, limits: Limits) -> Reading | Missing:
     if not values:
         return Missing("needs a loss that clips: " + " or ".join(CLIP_METRICS))
     value, name = max(values)
-    level, threshold = graded(value, warn=limits["warn"], alert=limits["alert"])
-    message = f"{value:.0%} of tokens are clipped ({name}): the policy moves further per round than the loss allows"
+    kind, unit = ("sequence_", "sequences") if _is_by_sequence(window) else ("", "tokens")
+    level, threshold = graded(value, warn=limits[f"{kind}warn"], alert=limits[f"{kind}alert"])
+    message = f"{value:.0%} of {unit} are clipped ({name}): the policy moves further per round than the loss allows"
     advice = "Fewer num_iterations or steps_per_generation, a smaller learning rate."
     return Reading(level, value, threshold, message, advice)
+
+
+def _is_by_sequence(window: Window) -> bool:
+    return window.config.get("importance_sampling_level") == "sequence"
 
 
 def gradient_spike(window: Window, limits: Limits) -> Reading | Missing:
@@ -80,9 +85,20 @@ def gradient_spike(window: Window, limits: Limits) -> Reading | Missing:
     if z <= limits["z"] or latest < limits["min_times"] * typical:
         return Reading("ok", z, limits["z"])
     is_huge = latest > limits["times"] * typical
+    is_first = is_huge and not _had_huge(norms[:-1], limits)
     message = f"grad_norm {latest:.3g} is {latest / typical:.3g} times its median of {typical:.3g} ({z:.1f} sigma)"
     advice = "Look at the rows with the largest advantages; lower max_grad_norm or the learning rate."
-    return Reading("warn", z, limits["z"], message, advice, _loudest(window), is_urgent=is_huge)
+    if is_first:
+        message += ", for the first time"
+        advice = "One such step does little, as max_grad_norm and Adam bound it. It warns if there is another one."
+    level: Level = "info" if is_first else "warn"
+    return Reading(level, z, limits["z"], message, advice, _loudest(window), is_urgent=is_huge)
+
+
+def _had_huge(norms: Floats, limits: Limits) -> bool:
+    """Whether one of these was huge beside the median of those before it."""
+    first = int(limits["min_steps"])
+    return any(norms[i] > limits["times"] * np.median(norms[:i]) for i in range(first, len(norms)))
 
 
 def _loudest(window: Window) -> tuple[RowId, ...]:
@@ -134,13 +150,17 @@ DETECTORS = (
         clipping,
         ("metrics",),
         {
-            "warn": Limit(0.2, "share of tokens (sequences, at sequence level) that are clipped"),
-            "alert": Limit(0.5, "the same"),
+            "warn": Limit(0.1, "share of tokens that are clipped"),
+            "alert": Limit(0.3, "the same"),
+            "sequence_warn": Limit(0.3, "share of sequences, with `importance_sampling_level='sequence'`"),
+            "sequence_alert": Limit(0.6, "the same"),
         },
         "A large share of tokens has a probability ratio outside the trust region: they give no gradient.",
         "`clip_ratio/region_mean`, or `cispo_clip_ratio`.",
         "Fewer `num_iterations` or `steps_per_generation`, a smaller learning rate.",
-        "TRL issue 2980 (rising with grad_norm before a collapse). No published threshold; ours.",
+        "TRL issue 2980 (rising with grad_norm before a collapse). GSPO's paper (arXiv 2507.18071) finds two orders of "
+        "magnitude more tokens clipped at sequence level, without harm. Healthy trainings here clip 2% at most. "
+        "Thresholds: ours.",
     ),
     Detector(
         "D23",
@@ -149,17 +169,19 @@ DETECTORS = (
         ("metrics",),
         {
             "z": Limit(3.5, "sigmas of log grad_norm above its median"),
-            "floor": Limit(0.2, "smallest sigma of log grad_norm: about 20 % from step to step"),
+            "floor": Limit(0.2, "smallest sigma of log grad_norm: about 20% from step to step"),
             "steps": Limit(50, "steps with a gradient that it is compared with"),
             "min_times": Limit(2.0, "multiple of the median below which a step is no spike, however quiet the run"),
-            "times": Limit(20.0, "multiple of the median from which one step alone warns"),
+            "times": Limit(20.0, "multiple of the median from which one step is explained (INFO), and a second warns"),
             "min_steps": Limit(20, "steps with a gradient needed for a verdict"),
         },
         "The gradient is much larger than usual, again and again, or is not a number.",
         "Robust z of log `grad_norm` against the steps before: its distance from their median, over the largest of "
-        "1.4826 MAD, the sigma of their upper half (90 % quantile less median, over 1.2816), the floor. Norms are "
+        "1.4826 MAD, the sigma of their upper half (90% quantile less median, over 1.2816), the floor. Norms are "
         "skewed and grow tails as a run saturates: few groups then give a gradient, each from one rare answer. Steps "
-        "without a gradient (all groups flat) are left out. ALERT at once if `grad_norm` or `loss` is NaN or infinite.",
+        "without a gradient (all groups flat) are left out. A norm above 20 times the median is INFO if there was "
+        "none like it in the 50 steps before, and else WARN at once. ALERT at once if `grad_norm` or `loss` is NaN or "
+        "infinite.",
         "Open the rows with the largest advantages. Lower `max_grad_norm` or the learning rate. After NaN: go back to "
         "the last checkpoint.",
         "3.5 for robust z: Iglewicz and Hoaglin 1993. ZClip (arXiv 2504.02507) takes mean and deviation of the norms "

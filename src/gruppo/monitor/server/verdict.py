@@ -22,7 +22,12 @@ CLEAR_Z = 3.0
 """Difference of the two means in standard errors from which it is called a change."""
 
 CLEAR_FALL = 0.25
-"""Share of the first held-out reward that must be lost to call it a fall whatever the training reward does."""
+"""Share of the first reward that must be lost to call it a fall: of the held-out one whatever the training reward does,
+and of the training reward at the very start of the run."""
+
+NUM_FIRST, COLLAPSE_Z = 5, 6.0
+"""A collapse: all of the first steps (at most so many) are above all later ones, whose mean they exceed by so many of
+their standard deviations."""
 
 FLAT_WARN = 0.5
 """Share of completions in groups without a difference from which it is worth a warning."""
@@ -125,12 +130,28 @@ def _reward_fact(reward: Floats, *, is_doubted: bool) -> Fact | None:
     is_clear = abs(change) > CLEAR_Z * error and abs(change) > 1e-9 * max(abs(before), abs(after))
     span = f"{_short(before)} (first {size} steps) to {_short(after)} (last {size} steps)"
     over = f"reward {_short(before)} → {_short(after)} over {num_steps} steps."
+    start = _before_collapse(values)
+    if start is not None:
+        text = f"Reward fell within the first steps: from {_short(start)} to {_short(after)} (last {size} steps)."
+        head = f"Collapsed at the start: reward {_short(start)} → {_short(after)} over {num_steps} steps."
+        return Fact("reward", "warn", text, head)
     if not is_clear:
         return Fact("reward", "info", f"Reward did not clearly change: from {span}.", f"No clear change: {over}")
     if change > 0:
         word = "Reward rises" if is_doubted else "Learning"
         return Fact("reward", "ok", f"Reward rose from {span}.", f"{word}: {over}")
     return Fact("reward", "warn", f"Reward fell from {span}.", f"Getting worse: {over}")
+
+
+def _before_collapse(values: Floats) -> float | None:
+    """The mean reward of the first steps, if the run lost it there for good: too few steps for a mean of 20."""
+    for num in range(1, NUM_FIRST + 1):
+        first, rest = values[:num], values[num:]
+        start, fall = float(first.mean()), float(first.mean() - rest.mean())
+        is_apart = float(first.min()) > float(rest.max()) and fall > COLLAPSE_Z * float(rest.std())
+        if is_apart and fall > CLEAR_FALL * abs(start):
+            return start
+    return None
 
 
 def _flat_fact(shares: Floats) -> Fact | None:
