@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from gruppo.chat import decode_completions, tokenize_prompts
+from gruppo.chat import decode_completions, piece_decoder, tokenize_prompts
 from gruppo.errors import ConfigError, DataError, ModelError
 from tiny_tokenizer import ids, tiny_tokenizer
 
@@ -104,3 +104,23 @@ def test_same_tokens_as_trl(contents):
     )  # fmt: skip
     theirs, _, _ = trainer_class._tokenize_prompts(bare, contents)
     assert tokenize_prompts(contents, tokenizer, chat_template_kwargs={"shout": True}) == theirs
+
+
+@pytest.mark.parametrize("cleans_up", [False, True])
+def test_pieces_are_decoded_as_completions_are(cleans_up):
+    tokenizer = tiny_tokenizer()
+    tokenizer.clean_up_tokenization_spaces = cleans_up
+    decode = piece_decoder(tokenizer)
+    for run in (ids("one"), ids("one two three"), [*ids("one"), tokenizer.eos_token_id], []):
+        assert decode(run) == decode_completions(tokenizer, [run])[0]
+
+
+def test_a_tokenizer_with_a_decoder_of_its_own_is_asked_itself():
+    tokenizer = tiny_tokenizer()
+
+    class Shouting(type(tokenizer)):
+        def _decode(self, *args, **kwargs):
+            return super()._decode(*args, **kwargs).upper()
+
+    tokenizer.__class__ = Shouting
+    assert piece_decoder(tokenizer)(ids("one two")) == decode_completions(tokenizer, [ids("one two")])[0]

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gruppo.algorithm.advantages import AdvantageTable
+from gruppo.chat import piece_decoder
 from gruppo.checkpoint import save_pretrained
 from gruppo.data.load import eval_sets
 from gruppo.errors import DataError
@@ -330,7 +330,7 @@ class Milestones:
             is_truncated_masked=config.mask_truncated_completions,
             tokens=TokenSettings(
                 budget=config.monitor_tokens,
-                decode=partial(policy.tokenizer.decode, skip_special_tokens=True),
+                decode=piece_decoder(policy.tokenizer),
                 vocab_size=policy.model.config.get_text_config().vocab_size,
             ),
             look=self.parts.display.now,
