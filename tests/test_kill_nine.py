@@ -192,7 +192,7 @@ def is_alive(pid: int) -> bool:
     """Neither gone nor a zombie that the script has not waited for yet."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 
