@@ -83,7 +83,7 @@ def test_a_forgotten_scorer_leaves_no_thread():
     assert not any(thread.name == "gruppo-async-rewards" for thread in threading.enumerate())
 
 
-@pytest.mark.parametrize("error", [KeyError("api"), SystemExit(0)])
+@pytest.mark.parametrize("error", [KeyError("api"), SystemExit(0), asyncio.CancelledError()])
 def test_async_errors_raise_or_abstain(error):
     async def failing(completions, **kwargs):
         raise error
@@ -114,9 +114,10 @@ def test_async_timeout_cancels_and_abstains(caplog):
     assert rewards.extras == {}
     assert cancelled.wait(10)
     assert len(caplog.records) == 1
+    assert "share one event loop" in caplog.text
 
 
-def test_sync_timeout_goes_on_without_the_function():
+def test_sync_timeout_goes_on_without_the_function(caplog):
     release, ended = threading.Event(), threading.Event()
 
     def hanging(completions, **kwargs):
@@ -129,6 +130,7 @@ def test_sync_timeout_goes_on_without_the_function():
     assert ended.wait(10)
     assert rewards.statuses_NF == [["timeout", "ok"]] * 2
     assert rewards.rewards_NF[:, 1].tolist() == [1.0, 2.0]
+    assert "event loop" not in caplog.text
 
 
 def test_without_timeout_sync_functions_stay_on_the_callers_thread():

@@ -24,6 +24,7 @@ class Judge:
 def module(tmp_path, monkeypatch):
     (tmp_path / "my_rewards_for_resolve.py").write_text(SOURCE)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
     yield "my_rewards_for_resolve"
     sys.modules.pop("my_rewards_for_resolve", None)
 
@@ -47,7 +48,66 @@ def test_functions_of_modules_and_files(module, tmp_path):
     assert resolve_reward(f"{module}.my_reward")(["a"]) == [1.0]
     assert resolve_reward(f"{tmp_path}/{module}.py:my_reward")(["a", "b"]) == [1.0, 1.0]
     assert resolve_reward(f"{module}.py:my_reward")(["a"]) == [1.0]
-    assert sys.path == path_before
+    assert sys.path == [*path_before, str(tmp_path)]  # last: nothing there hides a module of the same name
+
+
+@pytest.fixture
+def helper(tmp_path):
+    """A module beside the reward's file, in a folder that nobody stands in."""
+    name = "helper_of_a_reward_file"
+    (tmp_path / "rewards").mkdir()
+    (tmp_path / "rewards" / f"{name}.py").write_text("VALUE = 3.0")
+    yield name
+    sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("name", ["fresh", "code"])
+def test_a_file_may_hold_a_dataclass_with_postponed_annotations(module, helper, tmp_path, name):
+    source = "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass A:\n    x: int\n"
+    (tmp_path / "rewards" / f"{name}.py").write_text(f"{source}{SOURCE}")
+    assert resolve_reward(f"rewards/{name}.py:my_reward")(["a"]) == [1.0]
+    import code  # the standard library's
+
+    assert "rewards" not in code.__file__
+
+
+def test_a_file_may_import_its_neighbours(module, helper, tmp_path):
+    (tmp_path / "rewards" / "mine.py").write_text(f"import {helper}\ndef f(completions, **kw): return [{helper}.VALUE]")
+    assert resolve_reward("rewards/mine.py:f")(["a"]) == [3.0]
+
+
+@pytest.mark.parametrize("spec", ["late:f", "late.py:f", "rewards/late.py:f"])
+def test_neighbours_may_be_imported_at_call_time(module, helper, tmp_path, spec):
+    for folder in (tmp_path, tmp_path / "rewards"):
+        (folder / f"{helper}.py").write_text("VALUE = 3.0")
+        (folder / "late.py").write_text(
+            f"def f(completions, **kw):\n    import {helper}\n    return [{helper}.VALUE]\n"
+        )
+    try:
+        assert resolve_reward(spec)(["a"]) == [3.0]
+    finally:
+        sys.modules.pop("late", None)
+
+
+def test_a_module_may_extend_the_path_itself(module, tmp_path):
+    (tmp_path / "extends.py").write_text("import sys\nsys.path.append('elsewhere')\ndef f(**kw): return []\n")
+    resolve_reward("extends.py:f")
+    assert "elsewhere" in sys.path
+
+
+@pytest.mark.parametrize("spec", ["{}.py", "./{}.py", "{}.py:"])
+def test_a_file_without_a_function_lists_its_functions(module, spec):
+    shown = spec.format(module).removesuffix(":")
+    with pytest.raises(RewardError, match=f"Name the function: `{shown}:my_reward`. It has `my_reward`."):
+        resolve_reward(spec.format(module))
+
+
+def test_a_file_without_functions_says_so(module, tmp_path):
+    (tmp_path / "empty.py").write_text("def _private(): pass")
+    with pytest.raises(RewardError, match=r"Name the function: `empty.py:my_reward`. It has no public one."):
+        resolve_reward("empty.py")
+    with pytest.raises(RewardError, match=r"There is no file './none.py' to take a reward from"):
+        resolve_reward("./none.py")
 
 
 def test_models_stay_text(tmp_path, monkeypatch):

@@ -128,6 +128,20 @@ def test_log_extra_and_log_metric():
     assert (hits.total, hits.count) == (1.5, 3)
 
 
+@pytest.mark.parametrize(
+    "name", ["step", "time", "attempt", "split", "nonfinite", "reward", "loss", "num_tokens", "kl"]
+)
+def test_log_metric_refuses_the_runs_own_names(name):
+    def mine(completions, log_metric, **kwargs):
+        log_metric(name, 1.0)
+        return [0.0, 0.0]
+
+    with pytest.raises(
+        RewardError, match=rf"Reward `mine` called `log_metric\('{name}', ...\)`.*such as 'mine/{name}'"
+    ):
+        score(mine, [group("p", ["a", "bb"])], on_error="abstain")
+
+
 def test_log_extra_of_wrong_length_is_named():
     def short(completions, log_extra, **kwargs):
         log_extra("gold", ["x"])

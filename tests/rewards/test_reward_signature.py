@@ -145,6 +145,19 @@ def test_text_reward_keeps_name_and_signature():
         prepare_rewards(wrapped, columns={"prompt"})
 
 
+def test_an_adapter_is_called_by_its_own_signature():
+    def inner(text, gold):
+        return 1.0
+
+    @functools.wraps(inner)
+    def adapted(completions, **kwargs):
+        return [inner(text, "x") for text in completions]
+
+    assert prepare_rewards(adapted, columns={"prompt"})[0].name == "inner"
+    assert prepare_rewards(text_reward(adapted), columns={"prompt"})
+    assert prepare_rewards(text_reward(dict), columns={"prompt"})  # made in C, without a signature
+
+
 def test_positional_only_is_refused():
     def positional(completions, /, **kwargs):
         return [0.0]

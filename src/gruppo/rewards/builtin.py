@@ -18,6 +18,7 @@ from typing import Any, Literal
 from gruppo.errors import RewardError, boundary
 from gruppo.rewards.protocol import RewardFunction, callable_name, is_async_callable
 from gruppo.rewards.rows import Text, text_of
+from gruppo.rewards.signature import own_signature
 
 THINK_FORMAT = re.compile(r"^<think>(?!.*<think>)(.*?)</think>.*$", re.DOTALL | re.MULTILINE)
 """At the very start one `<think>`, never a second one, and a `</think>` somewhere after it. The pattern is TRL's."""
@@ -45,7 +46,9 @@ def text_reward(function: RewardFunction) -> RewardFunction:
 
     wrapper: Any = functools.wraps(function)(call_async if is_async_callable(function) else call)
     wrapper.__name__ = callable_name(function)
-    return wrapper
+    wrapper.__signature__ = own_signature(function)
+    reward: RewardFunction = wrapper
+    return reward
 
 
 def think_format_reward(completions: Sequence[Text], **kwargs: Any) -> list[float]:

@@ -91,11 +91,12 @@ async def _run_async(call: Call) -> Outcome:
 
 @contextmanager
 def _recording(outcome: Outcome) -> Iterator[None]:
-    """The boundary: any exception becomes data. `sys.exit` in a reward must not look like a finished run."""
+    """The boundary: any exception becomes data. `sys.exit` in a reward must not look like a finished run, nor a
+    cancelled request of its own like one that the scorer gave up."""
     start = time.perf_counter()
     try:
         yield
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit, asyncio.CancelledError) as error:
         outcome.error = error
     finally:
         outcome.seconds = time.perf_counter() - start

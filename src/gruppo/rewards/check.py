@@ -237,25 +237,39 @@ def _score(scorer: Scorer, prompts: Sequence[Prompt], texts: Sequence[str | None
     return KindResult(values, rewards.seconds[scorer.names[0]], errors[0] if errors else None)
 
 
+class _Expired(BaseException):
+    """Stops a call. No `Exception`, since many rewards catch all of those and go on."""
+
+
 @contextmanager
 def _limit(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError in the block after so much processor time. A deadline on a thread (the scorer's) would not
+    """Raise TimeoutError from the block after so much processor time. A deadline on a thread (the scorer's) would not
     do: a regular expression that hangs holds the interpreter. Rewards may use SIGALRM themselves, so it is left alone.
+
+    A reward that catches even `_Expired` is stopped again after every further second, and reported all the same.
     """
     if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
         yield
         return
 
+    has_expired = False
+
     def stop(*_: object) -> None:
-        raise TimeoutError(f"stopped after {seconds:g} s of processor time")
+        nonlocal has_expired
+        has_expired = True
+        raise _Expired
 
     before = signal.signal(signal.SIGVTALRM, stop)
-    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds, 1.0)
     try:
         yield
+    except _Expired:
+        pass
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, before)
+    if has_expired:
+        raise TimeoutError(f"stopped after {seconds:g} s of processor time")
 
 
 def _judge(check: RewardCheck) -> None:

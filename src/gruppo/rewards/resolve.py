@@ -19,6 +19,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,8 +34,9 @@ from gruppo.rewards.protocol import RewardSpec
 def resolve_reward(spec: str) -> RewardSpec:
     """The reward that `spec` names (see the top of this file), or the id or path of a reward model, as it is.
 
-    Importing a user's module runs it. Raises RewardError: an unknown name (with the nearest known one), a module that
-    does not import, settings that are missing or are no literals.
+    Importing a user's module runs it, and its folder stays on `sys.path`, at the end. Raises RewardError: an unknown
+    name (with the nearest known one), a module that does not import, a file without a function's name, settings that
+    are missing or are no literals.
     """
     spec = spec.strip()
     if spec.endswith(")"):
@@ -43,6 +45,8 @@ def resolve_reward(spec: str) -> RewardSpec:
         raise RewardError(f"The reward `{spec}` needs its settings. Write them as a call: `{_example(spec)}`.")
     if spec in BUILTINS:
         return BUILTINS[spec]
+    if spec.removesuffix(":").endswith(".py"):
+        raise RewardError(_without_function(spec.removesuffix(":")))
     if ":" in spec:
         return _from_module(*spec.rsplit(":", 1))
     if "/" in spec or Path(spec).is_dir():
@@ -90,31 +94,54 @@ def _from_module(module_name: str, function_name: str) -> RewardSpec:
 
 
 def _import(name: str) -> ModuleType:
-    with boundary(RewardError, f"Importing the module {name!r} of a reward"), _working_directory_on_path():
+    # An installed command, unlike `python script.py`, does not look where the user stands.
+    with boundary(RewardError, f"Importing the module {name!r} of a reward"), _folder_on_path(os.getcwd()):
         return importlib.import_module(name)
 
 
 def _load_file(path: str) -> ModuleType:
-    if not Path(path).is_file():
-        raise RewardError(f"There is no file {path!r} to take a reward from.")
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    _check_is_file(path)
+    full = Path(path).resolve()
+    # Dataclasses look their module up in `sys.modules`. The name is made unique: a user's `code.py` is not Python's.
+    name = f"{full.stem}_{zlib.crc32(os.fsencode(full)):08x}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    with boundary(RewardError, f"Running {path!r}, which holds a reward,"):
+    sys.modules[name] = module
+    with boundary(RewardError, f"Running {path!r}, which holds a reward,"), _folder_on_path(str(full.parent)):
         spec.loader.exec_module(module)
     return module
 
 
+def _check_is_file(path: str) -> None:
+    if not Path(path).is_file():
+        raise RewardError(f"There is no file {path!r} to take a reward from.")
+
+
+def _without_function(path: str) -> str:
+    """What to say to a file without a function's name. The file is read, not run."""
+    _check_is_file(path)
+    with boundary(RewardError, f"Reading {path!r}, which holds a reward,"):
+        tree = ast.parse(Path(path).read_bytes())
+    functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    public = [name for name in functions if not name.startswith("_")]
+    listed = ", ".join(f"`{name}`" for name in public) or "no public one"
+    return f"Name the function: `{path}:{public[0] if public else 'my_reward'}`. It has {listed}."
+
+
 @contextmanager
-def _working_directory_on_path() -> Iterator[None]:
-    # An installed command, unlike `python script.py`, does not look where the user stands.
-    before = list(sys.path)
-    sys.path.insert(0, os.getcwd())
+def _folder_on_path(folder: str) -> Iterator[None]:
+    """First in line meanwhile, and last for the rest of the process: a function may import its neighbours when it is
+    called, but a neighbour must not hide a library's module of the same name from the library."""
+    sys.path.insert(0, folder)
     try:
         yield
     finally:
-        sys.path[:] = before
+        if folder in sys.path:  # a module may have changed the path itself
+            sys.path.remove(folder)
+        if folder not in sys.path:
+            sys.path.append(folder)
 
 
 def _did_you_mean(name: str, known: Collection[str]) -> str:

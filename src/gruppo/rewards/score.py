@@ -29,6 +29,20 @@ from gruppo.types import Group
 
 logger = logging.getLogger(__name__)
 
+SHARED_LOOP = (
+    "Async rewards share one event loop: one that blocks (`time.sleep`, `requests`) where it should `await` holds up "
+    "all of them."
+)
+
+RECORD_KEYS = ("step", "split", "attempt", "time", "nonfinite")
+"""What a line of `metrics.jsonl` holds besides metrics."""
+
+STEP_CURVES = ("loss", "grad_norm", "learning_rate", "epoch", "num_tokens", "step_time", "entropy", "kl")
+REWARD_CURVES = ("reward", "reward_std", "frac_reward_zero_std")
+
+RESERVED_METRICS = frozenset({*RECORD_KEYS, *STEP_CURVES, *REWARD_CURVES})
+"""Names that `log_metric` refuses: they would stand in for the run's own."""
+
 
 @dataclass(slots=True)
 class LocalRewards:
@@ -164,7 +178,8 @@ class Scorer:
         name = source.name
         if outcome.has_timed_out:
             cause = f"Reward `{name}` did not answer within {self.timeout} s."
-            self._warn_once(f"{name} timeout", f"{cause} It abstains for these rows.")
+            hint = f" {SHARED_LOOP}" if source.kind == "async" else ""
+            self._warn_once(f"{name} timeout", f"{cause} It abstains for these rows.{hint}")
             return _failed("timeout", cause, len(rows), outcome.seconds)
         if outcome.error is not None:
             cause = explain(name, outcome.error, rows)
@@ -244,6 +259,11 @@ def _merge_log(rewards: LocalRewards, name: str, log: _Log, num_rows: int) -> No
         is_taken = column in rewards.extras and not _are_same(rewards.extras[column], values)
         rewards.extras[f"{name}/{column}" if is_taken else column] = values
     for metric, numbers in log.metrics.items():
+        if metric in RESERVED_METRICS:
+            raise RewardError(
+                f"Reward `{name}` called `log_metric({metric!r}, ...)`, but the run itself records {metric!r}. Choose "
+                f"another name, such as {f'{name}/{metric}'!r}."
+            )
         mean = Mean.of(numbers)
         rewards.metrics[metric] = rewards.metrics[metric].merge(mean) if metric in rewards.metrics else mean
 

@@ -56,6 +56,15 @@ def check_columns(columns: Collection[str]) -> None:
             )
 
 
+def own_signature(function: Callable[..., Any]) -> inspect.Signature | None:
+    """What the function itself receives, not what a function that it wraps would (`functools.wraps`); None where it
+    carries no signature, as some callables made in C."""
+    try:
+        return inspect.signature(function, follow_wrapped=False)
+    except (TypeError, ValueError):
+        return None
+
+
 def check_signature(
     function: Callable[..., Any], name: str, columns: Collection[str] | None, *, extra_columns_allowed: bool
 ) -> None:
@@ -64,10 +73,10 @@ def check_signature(
     columns: names in the dataset, or None where they are not known yet (then only the fixed keywords are checked).
     extra_columns_allowed: a `rollout_func` may supply columns that the dataset lacks.
     """
-    try:
-        parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):  # some callables made in C carry no signature; the call itself will tell
-        return
+    signature = own_signature(function)
+    if signature is None:
+        return  # the call itself will tell
+    parameters = signature.parameters
     given = [*BASE_KEYWORDS, *(column for column in passed_columns(columns or ()) if column not in BASE_KEYWORDS)]
     _check_receives_all(parameters, name, function, given)
     if columns is not None and not extra_columns_allowed:
