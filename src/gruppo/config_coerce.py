@@ -52,9 +52,13 @@ def pad_multiple(value: object) -> object:
 
 
 def trackers(value: object) -> object:
-    """One name or several; a list that only says `none` or `all` is that word."""
+    """One name or several, also as text with commas; a list that only says `none` or `all` is that word."""
     if value is None:
         return "none"
+    if isinstance(value, str) and "," in value:
+        value = [value]
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        value = [name.strip() for text in value for name in text.split(",") if name.strip()]
     if isinstance(value, list) and len(value) == 1 and value[0] in ("none", "all"):
         return value[0]
     return value

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 from transformers import LlamaConfig
 
 from gruppo.cli.main import main
@@ -80,6 +81,20 @@ def test_without_the_model_the_rest_is_still_checked(workspace: Path, capsys: py
     assert code == 0
     assert "note        Prompt lengths and memory are left out where they need it: loading the tokenizer" in text
     assert "shortness: " in text
+
+
+def test_a_dataset_without_rows_is_a_problem_with_and_without_the_model(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (workspace / "empty.jsonl").touch()
+    Dataset.from_list([{"prompt": "one"}]).save_to_disk(workspace / "saved")
+    for argv in ([], ["--model", "./nowhere"]):
+        code, text = plan(capsys, "--dataset", "empty.jsonl", *argv)
+        assert code == 2
+        assert "The dataset file 'empty.jsonl' is empty: it holds no rows." in text
+        code, text = plan(capsys, "--dataset", "saved", "--dataset-split", "train[:0]", *argv)
+        assert code == 2
+        assert "train_dataset is empty: it has no rows" in text
 
 
 def test_memory_of_a_known_model() -> None:

@@ -46,6 +46,13 @@ def test_flags_alone_are_enough() -> None:
         (["--log_completions", "false"], {"log_completions": False}),
         (["--no-gradient-checkpointing"], {"gradient_checkpointing": False}),
         (["--bf16", "false"], {"bf16": False}),
+        (["--bf16", "1"], {"bf16": True}),
+        (["--bf16=no"], {"bf16": False}),
+        (["--log-completions=true"], {"log_completions": True}),
+        (["--log_completions=False"], {"log_completions": False}),
+        (["--log_completions", "0", "a.toml"], {"log_completions": False}),
+        (["--log_completions", "yes"], {"log_completions": True}),
+        (["--scale_rewards=batch"], {"scale_rewards": "batch"}),
         (["--report_to", "wandb", "tensorboard"], {"report_to": ["wandb", "tensorboard"]}),
         (["--model_init_kwargs", '{"a": 1}'], {"model_init_kwargs": '{"a": 1}'}),
         (["--max-prompt-length", "None"], {"max_prompt_length": None}),
@@ -61,6 +68,48 @@ def test_spellings_of_flags(argv: list[str], expected: dict[str, object]) -> Non
 
 def test_positional_arguments_are_files() -> None:
     assert parse_flags(["a.toml", "b.yaml", "--seed", "1"], "train")[0] == [Path("a.toml"), Path("b.yaml")]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--reward-funcs", "think_format_reward", "run.toml", "more.yaml"],
+        ["run.toml", "--reward-funcs", "think_format_reward", "more.yaml"],
+        ["run.toml", "--reward-funcs=think_format_reward", "--report_to", "none", "more.yaml"],
+        ["--reward-funcs", "think_format_reward", "run.toml", "--bf16=true", "more.yaml"],
+        ["--log_completions", "run.toml", "--reward-funcs", "think_format_reward", "more.yaml"],
+        ["--no-push_to_hub", "run.toml", "--reward-funcs", "think_format_reward", "more.yaml"],
+    ],
+)
+def test_files_after_a_list_of_values_are_files(argv: list[str]) -> None:
+    files, given = parse_flags(argv, "train")
+    assert files == [Path("run.toml"), Path("more.yaml")]
+    assert given["reward_funcs"] == ["think_format_reward"]
+
+
+def test_a_file_right_after_an_option_with_one_value_is_its_value() -> None:
+    files, given = parse_flags(["--reward_funcs", "a:b", "--dataset", "odd.yaml", "run.toml"], "train")
+    assert (files, given) == ([Path("run.toml")], {"reward_funcs": ["a:b"], "dataset": "odd.yaml"})
+
+
+def test_one_reward_may_be_text(tmp_path: Path) -> None:
+    text = "model: tiny\ndataset: prompts.jsonl\nreward_funcs: think_format_reward\n"
+    alone = read_settings([write(tmp_path / "a.yaml", text)], "train")
+    beside = read_settings([write(tmp_path / "b.yaml", text + "reward_model_name_or_path: some/model\n")], "train")
+    assert alone.options.reward_funcs == ["think_format_reward"]
+    assert beside.options.reward_funcs == ["some/model", "think_format_reward"]
+
+
+def test_a_reward_that_is_no_text_is_a_mistake_beside_a_reward_model(tmp_path: Path) -> None:
+    text = "model: tiny\ndataset: p.jsonl\nreward_funcs: 5\nreward_model_name_or_path: some/model\n"
+    with pytest.raises(ConfigError, match="reward_funcs"):
+        read_settings([write(tmp_path / "a.yaml", text)], "train")
+
+
+def test_the_home_folder_of_a_model_may_be_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    settings = read_settings(["--model", "~/tiny", "--dataset", "p.jsonl", "--reward_funcs", "a:b"], "train")
+    assert settings.options.model == "/home/someone/tiny"
 
 
 def test_a_mistyped_flag_gets_a_hint(capsys: pytest.CaptureFixture[str]) -> None:

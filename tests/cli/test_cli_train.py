@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 
 from gruppo.cli import objects
 from gruppo.cli.main import main
 from gruppo.cli.settings import read_settings
-from gruppo.errors import GruppoError
+from gruppo.errors import DataError, GruppoError
 
 
 def test_a_run_from_a_file(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,6 +41,32 @@ def test_evaluation_data_only_if_asked_for(workspace: Path) -> None:
     assert objects.load_eval_dataset(read_settings(["run.toml"], "train")) is None
     argv = ["run.toml", "--eval-strategy", "steps", "--eval-dataset", "prompts.jsonl"]
     assert len(objects.load_eval_dataset(read_settings(argv, "train"))) == 12
+
+
+@pytest.mark.parametrize("name", ["prompts.jsonl", "saved"])
+def test_evaluation_on_the_rows_of_training_is_refused(workspace: Path, name: str) -> None:
+    Dataset.from_list([{"prompt": "one"}] * 10).save_to_disk(workspace / "saved")
+    argv = ["run.toml", "--dataset", name, "--eval-strategy", "steps"]
+    for split in ([], ["--eval-split", "train"], ["--eval-split", "train[:2]"], ["--dataset-split", "train[:2]"]):
+        with pytest.raises(DataError, match=r"evaluated on the rows it is trained on. Set eval_dataset to another"):
+            objects.load_eval_dataset(read_settings([*argv, *split], "train"))
+
+
+@pytest.mark.parametrize("name", ["prompts.jsonl", "saved"])
+def test_one_set_may_be_cut_into_training_and_evaluation(workspace: Path, name: str) -> None:
+    Dataset.from_list([{"prompt": "one"}] * 12).save_to_disk(workspace / "saved")
+    argv = ["run.toml", "--dataset", name, "--eval-strategy", "steps"]
+    settings = read_settings([*argv, "--dataset-split", "train[:75%]", "--eval-split", "train[75%:]"], "train")
+    assert len(objects.load_train_dataset(settings.options)) == 9
+    assert len(objects.load_eval_dataset(settings)) == 3
+
+
+def test_a_saved_dataset_for_evaluation_is_taken_whole(workspace: Path) -> None:
+    Dataset.from_list([{"prompt": "one"}] * 3).save_to_disk(workspace / "held_out")
+    argv = ["run.toml", "--eval-strategy", "steps", "--eval-dataset", "held_out"]
+    assert len(objects.load_eval_dataset(read_settings(argv, "train"))) == 3
+    with pytest.raises(DataError, match="has no split 'validation'"):
+        objects.load_eval_dataset(read_settings([*argv, "--eval-split", "validation"], "train"))
 
 
 def test_adapter_options(workspace: Path) -> None:

@@ -5,7 +5,7 @@ import json
 import pytest
 from datasets import Dataset, DatasetDict, IterableDataset
 
-from gruppo.data.load import eval_sets, load_prompts
+from gruppo.data.load import eval_sets, is_one_set, load_prompts
 from gruppo.errors import DataError
 
 ROWS = [{"prompt": "one", "answer": 1}, {"prompt": "two", "answer": 2}]
@@ -65,6 +65,61 @@ def test_folders_made_by_save_to_disk(tmp_path):
     assert load_prompts(tmp_path / "many").to_list() == ROWS
     with pytest.raises(DataError, match="has no split 'test'; it has train"):
         load_prompts(tmp_path / "many", split="test")
+
+
+def test_one_saved_dataset_is_the_train_split_and_no_other(tmp_path):
+    Dataset.from_list(ROWS).save_to_disk(tmp_path / "one")
+    with pytest.raises(DataError, match=r"one' is one Dataset without splits, so it has no split 'test'.*'train'"):
+        load_prompts(tmp_path / "one", split="test")
+    with pytest.raises(DataError, match=r"has no split 'test'"):
+        load_prompts(tmp_path / "one", split="train+test[:1]")
+
+
+@pytest.mark.parametrize("kind", ["one", "many"])
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [("train[:1]", ROWS[:1]), ("train[50%:]", ROWS[1:]), ("train[1:]+train[:1]", ROWS[::-1])],
+)
+def test_saved_folders_may_be_sliced(tmp_path, kind, split, expected):
+    data = Dataset.from_list(ROWS)
+    (data if kind == "one" else DatasetDict({"train": data})).save_to_disk(tmp_path / kind)
+    assert load_prompts(tmp_path / kind, split=split).to_list() == expected
+    streamed = load_prompts(tmp_path / kind, split=split, streaming=True)
+    assert isinstance(streamed, IterableDataset)
+    assert list(streamed) == expected
+
+
+def test_a_slice_that_cannot_be_read_names_itself(tmp_path):
+    Dataset.from_list(ROWS).save_to_disk(tmp_path / "one")
+    with pytest.raises(DataError, match=r"\(split 'train\[x\]'\) failed: ValueError"):
+        load_prompts(tmp_path / "one", split="train[x]")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.csv", "rows.parquet"])
+def test_an_empty_file_is_called_empty(tmp_path, name, streaming):
+    (tmp_path / name).write_text("\n" if name == "rows.jsonl" else "")
+    with pytest.raises(DataError, match=rf"{name}' is empty: it holds no rows.*column `prompt`"):
+        load_prompts(tmp_path / name, streaming=streaming)
+
+
+def test_the_home_folder_may_be_short(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "rows.jsonl")
+    (tmp_path / "set").mkdir()
+    write(tmp_path / "set" / "train.jsonl")
+    assert load_prompts("~/rows.jsonl").to_list() == ROWS
+    assert load_prompts("~/set").to_list() == ROWS
+
+
+def test_sources_without_splits_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    data = Dataset.from_list(ROWS)
+    data.save_to_disk(tmp_path / "one")
+    DatasetDict({"train": data}).save_to_disk(tmp_path / "many")
+    write(tmp_path / "rows.jsonl")
+    found = {name: is_one_set(f"~/{name}") for name in ("one", "many", "rows.jsonl", "nothing")}
+    assert found == {"one": True, "many": False, "rows.jsonl": True, "nothing": False}
 
 
 def test_what_is_not_there_or_not_readable_names_itself(tmp_path):

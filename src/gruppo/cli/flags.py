@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_origin
 
 import tyro
 
@@ -29,6 +29,10 @@ HINTS: dict[str, Any] = {**type_hints(RunOptions), **type_hints(GRPOConfig)}
 TABLES: frozenset[str] = frozenset(name for name, hint in HINTS.items() if takes_dict(hint))
 """Options whose value is a table (JSON on the command line)."""
 
+_FILE_ENDINGS = (".toml", ".yaml", ".yml")
+
+_BOOLEAN_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
 _DOCS = {**OPTION_DOCS, **FIELD_DOCS}
 _FIELDS = {f.name: f for f in (*dataclasses.fields(RunOptions), *dataclasses.fields(GRPOConfig))}
 _OTHER_NAMES: dict[str, Entry] = {**RECIPE_TABLE, **TABLE}
@@ -38,7 +42,7 @@ def parse_flags(argv: list[str], command: str) -> tuple[list[Path], dict[str, An
     """Settings files and given options. Prints help, or what is wrong with a flag, and exits, where there is cause."""
     arguments, shown = _help_request(argv)
     arguments, others = _take_other_names(arguments)
-    arguments = _spell_out_booleans(arguments)
+    arguments = _files_first(_spell_out_booleans(arguments))
     parsed = tyro.cli(
         _flags_class(shown),
         args=arguments,
@@ -85,7 +89,7 @@ def _take_other_names(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
                 token = f"--{entry.to}{has_value}{value}"  # noqa: PLW2901
             elif entry is not None or name == REWARD_MODEL:
                 taken[name] = value if has_value else True
-        is_file = token.endswith((".toml", ".yaml", ".yml"))
+        is_file = token.endswith(_FILE_ENDINGS)
         if name in taken and not is_file:
             if not token.startswith("--"):
                 taken[name] = token
@@ -95,18 +99,47 @@ def _take_other_names(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
 
 
 def _spell_out_booleans(argv: list[str]) -> list[str]:
-    """`--push_to_hub false`, as other libraries have it, becomes `--no-push_to_hub`."""
+    """`--push_to_hub false` and `--push_to_hub=0`, as other libraries have them, become `--no-push_to_hub`."""
     result: list[str] = []
     for token in argv:
-        word = token.lower()
-        name = result[-1][2:].replace("-", "_") if result and result[-1].startswith("--") else ""
-        if HINTS.get(name) is bool and word in ("true", "false"):
-            result[-1] = f"--{name}" if word == "true" else f"--no-{name}"
-        elif name in HINTS and bool in members(HINTS[name]) and word in ("true", "false"):
-            result.append(word.capitalize())
-        else:
+        flag, equals, value = token.partition("=")
+        is_pair = bool(equals) and token.startswith("--")
+        before = flag if is_pair else result[-1] if result else ""
+        name = before[2:].replace("-", "_") if before.startswith("--") else ""
+        truth = _truth(name, value if is_pair else token)
+        if truth is None:
             result.append(token)
+            continue
+        kept = result if is_pair else result[:-1]
+        if HINTS[name] is bool:
+            result = [*kept, f"--{name}" if truth else f"--no-{name}"]
+        else:
+            result = [*kept, before, str(truth)]
     return result
+
+
+def _truth(name: str, word: str) -> bool | None:
+    """What `word` means for the option, or None if that option is no boolean or the word does not say."""
+    is_boolean = name in HINTS and bool in members(HINTS[name])
+    return _BOOLEAN_WORDS.get(word.lower()) if is_boolean else None
+
+
+def _files_first(argv: list[str]) -> list[str]:
+    """Settings files to the front, in their order: an option that takes a list would take those after it."""
+    files, rest = [], []
+    is_value = False
+    for token in argv:
+        if token.endswith(_FILE_ENDINGS) and not token.startswith("--") and not is_value:
+            files.append(token)
+        else:
+            rest.append(token)
+        is_value = token.startswith("--") and "=" not in token and _takes_one_value(_option_name(token))
+    return [*files, *rest]
+
+
+def _takes_one_value(name: str | None) -> bool:
+    hint = HINTS.get(name or "")
+    return hint is not bool and all(get_origin(member) is not list for member in members(hint))
 
 
 def _option_name(token: str) -> str | None:

@@ -6,13 +6,12 @@ Imports torch and transformers, so it is imported late.
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 from gruppo.cli.run_options import RunOptions
 from gruppo.cli.settings import Settings
 from gruppo.config import GRPOConfig
-from gruppo.data.load import load_prompts
+from gruppo.data.load import is_one_set, load_prompts
 from gruppo.errors import DataError, ModelError
 from gruppo.rewards import resolve_reward
 from gruppo.rewards.protocol import RewardSpec
@@ -46,15 +45,19 @@ def load_eval_dataset(settings: Settings) -> Any:
     options, config = settings.options, settings.config
     if config.eval_strategy == "no" and not config.eval_on_start:
         return None
-    if options.eval_dataset is None and Path(options.dataset).is_file():
+    split, is_cut = options.eval_split, "[" in options.dataset_split and "[" in options.eval_split
+    if options.eval_dataset is None and is_one_set(options.dataset) and not is_cut:
         raise DataError(
             f"eval_strategy={config.eval_strategy!r} needs held-out prompts, and dataset={options.dataset!r} is a "
-            "single file: it would be evaluated on the rows it is trained on. Set eval_dataset to another file."
+            "single file or Dataset: it would be evaluated on the rows it is trained on. Set eval_dataset to another "
+            "one, or cut this one: dataset_split='train[:90%]' and eval_split='train[90%:]'."
         )
+    if options.eval_dataset is not None and is_one_set(options.eval_dataset) and "eval_split" not in settings.origins:
+        split = "train"  # a set named for evaluation is taken whole: eval_split's default is for sets with splits
     source = options.eval_dataset or options.dataset
     # A configuration belongs to the dataset that it was given for.
     name = options.dataset_config if options.eval_dataset is None else None
-    return load_prompts(source, split=options.eval_split, name=name, streaming=options.dataset_streaming)
+    return load_prompts(source, split=split, name=name, streaming=options.dataset_streaming)
 
 
 def resolve_rewards(options: RunOptions) -> list[RewardSpec]:

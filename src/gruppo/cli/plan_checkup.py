@@ -17,7 +17,7 @@ from gruppo.cli.run_options import RunOptions
 from gruppo.config import GRPOConfig
 from gruppo.data import checks
 from gruppo.data.prompts import PromptDataset, prepare_dataset
-from gruppo.errors import GruppoError, ModelError, RewardError, boundary
+from gruppo.errors import DataError, GruppoError, ModelError, RewardError, boundary
 from gruppo.plan import BatchPlan
 from gruppo.policy.load import load_tokenizer
 from gruppo.rewards import LocalRewards, Scorer, prepare_rewards
@@ -96,6 +96,8 @@ def _check_prompts(rows: Any, config: GRPOConfig, tokenizer: Any, report: Report
 
 def _untokenized(rows: Any) -> PromptData:
     first_rows = list(islice(iter(rows), NUM_TRIED))
+    if not first_rows:
+        raise DataError("train_dataset is empty: it has no rows. Name a dataset or a split with at least one row.")
     columns = set(first_rows[0])
     checks.check_columns(columns, "train_dataset")
     first = [

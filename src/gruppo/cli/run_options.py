@@ -6,10 +6,11 @@ The names of TRL's recipes are accepted too. The sentence under a field is its h
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import field
 from typing import Annotated
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from gruppo.trl_names import Entry, Needless, Refused, Renamed
@@ -19,7 +20,7 @@ from gruppo.trl_names import Entry, Needless, Refused, Renamed
 class RunOptions:
     """Model, data, rewards and adapter of a run, all by name."""
 
-    model: str = ""
+    model: Annotated[str, AfterValidator(os.path.expanduser)] = ""
     """Policy to train: a hub id or a folder."""
     model_revision: str | None = None
     """Branch, tag or commit of the model on the hub."""

@@ -48,8 +48,11 @@ def check_settings(values: Mapping[str, Any], origins: dict[str, str]) -> Settin
     ours = {name: value for name, value in values.items() if name in OPTION_NAMES or name in RECIPE_TABLE}
     config_values = {name: value for name, value in values.items() if name in FIELD_GROUPS or name in TABLE}
     option_values, name_problems = translate(ours, OPTION_NAMES, RECIPE_TABLE)
-    if values.get(REWARD_MODEL):
-        option_values["reward_funcs"] = [values[REWARD_MODEL], *option_values.get("reward_funcs", [])]
+    rewards = option_values.get("reward_funcs") or []
+    rewards = [rewards] if isinstance(rewards, str) else rewards
+    if values.get(REWARD_MODEL) and isinstance(rewards, list):
+        rewards = [values[REWARD_MODEL], *rewards]
+    option_values["reward_funcs"] = rewards
     options, value_problems = construct(RunOptions, option_values)
     problems += [*name_problems.values(), *value_problems.values(), *_missing(options, value_problems)]
     try:
