@@ -146,11 +146,12 @@ def test_values_without_a_common_type_become_json_text():
             [{"role": "user", "content": [{"type": "image", "image": object()}]}],
         ],
         completions=["a", "b"],
-        extras={"mixed": [1, "x"]},
+        extras={"mixed": [1, "x"], "huge": [10**400, 2]},
         advantages=[0.0, 0.0],
     )
     columns = to_arrow(1, rows).to_pydict()
     assert columns["mixed"] == ["1", "x"]
+    assert columns["huge"] == [str(10**400), "2"]
     assert columns["prompt"][1] == '[{"role": "user", "content": [{"type": "image"}]}]'
 
 

@@ -3,10 +3,12 @@
 import json
 import logging
 import threading
+from fractions import Fraction
 from math import inf, nan
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +27,7 @@ from gruppo.monitor.schema import (
     ROLLOUT_COLUMNS,
     RUN_FIELDS,
     TOKEN_COLUMNS,
+    to_json,
 )
 from gruppo.types import TrainBatch
 from monitor import monitor_fakes as fakes
@@ -89,6 +92,15 @@ def test_metrics_lines_are_flat_and_strict_json(tmp_path):
     recorder.record_step(2, {"reward": 0.6})
     recorder.close()
     assert "nonfinite" not in read_metrics(tmp_path)[1]
+
+
+def test_a_metric_does_not_overwrite_the_fields_of_its_line(tmp_path):
+    recorder = fakes.make_recorder(tmp_path)
+    recorder.record_step(3, {"step": 99.0, "time": 0.0, "attempt": 7.0, "split": -1.0, "nonfinite": 5.0, "kl": inf})
+    recorder.close()
+    (line,) = read_lines(tmp_path / "metrics.jsonl")
+    assert (line["step"], line["split"], line["attempt"], line["nonfinite"]) == (3, "train", 1, "kl=inf")
+    assert line["time"] > 0.0
 
 
 def test_rollout_columns_and_values(tmp_path):
@@ -215,6 +227,17 @@ def test_an_extra_that_turns_into_text_loses_nothing(tmp_path):
     assert table.column("step").to_pylist() == [1] * 4 + [2] * 4 + [3] * 4 + [4] * 4
     scores = {step: read_rollouts(tmp_path, step=step, columns=["extra/score"]) for step in (2, 3, 4)}
     assert [t.column(0).to_pylist()[0] for t in scores.values()] == [1.0, "many", "5"]
+
+
+def test_a_number_beyond_floats_makes_its_column_text(tmp_path):
+    huge = 10**400
+    recorder = fakes.make_recorder(tmp_path)
+    fakes.record_round(recorder, 1, score=[1, 2, 3, 4])
+    fakes.record_round(recorder, 2, score=[-huge, 2.5, None, True])
+    recorder.close()
+    assert recorder.num_failed_writes == 0
+    rows = read_rollouts(tmp_path, step=2)
+    assert rows["extra/score"].to_pylist() == [f"-{huge}", "2.5", None, "true"]
 
 
 def test_the_type_of_an_extra_is_that_of_all_ranks(tmp_path):
@@ -468,3 +491,8 @@ def test_tokens_off_or_over_budget(tmp_path):
 def test_every_column_is_documented(names):
     text = (Path(__file__).parents[2] / "docs" / "monitor.md").read_text()
     assert [name for name in names if f"`{name}`" not in text] == []
+
+
+def test_numbers_of_any_size_can_be_written():
+    found = json.loads(to_json([2**70, 10**5000, Fraction(1, 4), Fraction(10**400), float("inf"), np.float32(0.5)]))
+    assert found == [2**70, "<integer of 16610 bits>", 0.25, None, None, 0.5]

@@ -192,10 +192,10 @@ def _numbers(values: Sequence[float]) -> pa.Array:
 
 
 def _inferred(values: Sequence[Any]) -> pa.Array:
-    """The column as Arrow sees it; values that share no type are written as JSON text."""
+    """The column as Arrow sees it; values that share no type, or that none can hold, are written as JSON text."""
     try:
         return pa.array(values, from_pandas=True)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError):
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError):
         return pa.array([value if value is None or isinstance(value, str) else to_json(value) for value in values])
 
 

@@ -145,17 +145,18 @@ class Recorder:
     def record_step(self, step: int, metrics: Mapping[str, float | None], split: str = "train") -> None:
         """One line for an optimizer step, or for an evaluation (`split` "eval" or "eval_<set>"). Main process only.
 
-        NaN and None become null. Infinities do too, and `nonfinite` says which they were.
+        NaN and None become null. Infinities do too, and `nonfinite` says which they were. A metric named like
+        one of the line's own fields is left out.
         """
         if not self._world.is_main:
             return
         infinite = [f"{name}={value}" for name, value in metrics.items() if value is not None and math.isinf(value)]
-        line = {"step": step, "split": split, "attempt": self.attempt.number, "time": time.time(), **metrics}
+        own = {"step": step, "split": split, "attempt": self.attempt.number, "time": time.time()}
         if infinite:
-            line["nonfinite"] = " ".join(infinite)
+            own["nonfinite"] = " ".join(infinite)
         self._wait_for_round()
         with self._guarded("writing metrics.jsonl"):
-            self._metrics.append(line)
+            self._metrics.append({**own, **metrics, **own})  # own first in the file, and whatever metrics are called
 
     def record_event(self, kind: str, **fields: Any) -> None:
         """One line in this rank's events file: checkpoint, reward_fault, finding, ..."""

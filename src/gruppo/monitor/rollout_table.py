@@ -6,7 +6,7 @@ Pure: lists and tensors in, `pyarrow.Table` out. Where it is written is the reco
 from __future__ import annotations
 
 import math
-import numbers
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, final
 
@@ -38,8 +38,9 @@ class AdvantageRows(Protocol):
 class ExtraTypes:
     """The column type of each `log_extra` name, fixed when the first value is seen, so that all parts of a run agree.
 
-    Numbers (bools count as 0 and 1) make a float64 column, anything else text. Text that comes later to a column of
-    numbers turns it into text from then on: no value is lost. A name that had a value once is in every later part.
+    Numbers (bools count as 0 and 1) make a float64 column, anything else text, also integers beyond the range of
+    float64. Text that comes later to a column of numbers turns it into text from then on: no value is lost. A name that
+    had a value once is in every later part.
     Until then it is text, which can hold whatever comes, also for programs that take the first part's types for all.
     """
 
@@ -55,7 +56,7 @@ class ExtraTypes:
         return {name: (kind, _converted(given.get(name), kind, rows)) for name, kind in kinds.items()}
 
     def _learn(self, name: str, values: list[Any]) -> None:
-        if not all(isinstance(value, numbers.Real) for value in values):
+        if not all(isinstance(value, (int, float)) and abs(value) <= sys.float_info.max for value in values):
             self._types[name] = pa.string()
         elif values:
             self._types.setdefault(name, pa.float64())

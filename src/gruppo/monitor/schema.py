@@ -17,8 +17,8 @@ Nothing here reads or writes a file, apart from the JSON value rules: `plain` sa
 from __future__ import annotations
 
 import json
-import math
 import numbers
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -157,8 +157,13 @@ def token_schema() -> pa.Schema:
     return pa.schema(list(TOKEN_COLUMNS.items()), metadata={"gruppo_schema_version": str(SCHEMA_VERSION)})
 
 
+MAX_BITS = 4096
+"""Of an integer that is written as such."""
+
+
 def plain(value: Any) -> Any:
-    """The value as JSON can say it: NaN and infinities become None, what JSON does not know becomes text."""
+    """The value as JSON can say it: NaN, infinities and fractions beyond float64 become None, what JSON does not know
+    becomes text, as do integers of thousands of digits."""
     if value is None or isinstance(value, (str, bool)):
         return value
     if isinstance(value, numbers.Real):
@@ -172,10 +177,12 @@ def plain(value: Any) -> Any:
     return f"<{len(value)} bytes>" if isinstance(value, bytes) else str(value)
 
 
-def _plain_number(value: numbers.Real) -> int | float | None:
+def _plain_number(value: numbers.Real) -> int | float | str | None:
     if isinstance(value, numbers.Integral):
-        return int(value)
-    return float(value) if math.isfinite(value) else None
+        number = int(value)
+        # Python refuses to write integers of more than 4,300 digits.
+        return number if number.bit_length() <= MAX_BITS else f"<integer of {number.bit_length()} bits>"
+    return float(value) if abs(value) <= sys.float_info.max else None
 
 
 def to_json(value: Any) -> str:

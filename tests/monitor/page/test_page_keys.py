@@ -66,6 +66,21 @@ def test_arrows_move_through_groups_and_tokens(site, sums):
     assert page.locator(".tok.is-at").get_attribute("class").split()[1] in ("pos4", "neg4")
 
 
+def test_arrows_scroll_a_text_that_has_the_focus(site, sums):
+    page = site.page(f"/run/{sums}/step/9/group/6")
+    page.locator(".grpo-svg").wait_for()
+    text = page.locator(".answer-text").first
+    text.evaluate("box => { box.append('long text '.repeat(800)); box.focus(); }")
+    press(page, "ArrowDown", "ArrowDown", "ArrowUp")
+    assert where(page) == f"/run/{sums}/step/9/group/6"
+    assert text.evaluate("box => box.scrollTop") > 0
+    press(page, "j")
+    assert where(page) == f"/run/{sums}/step/9/group/6?sample=1"
+    text.evaluate("box => { box.lastChild.remove(); box.focus(); }")
+    press(page, "ArrowDown")
+    assert where(page) == f"/run/{sums}/step/9/group/7", "there was nothing to scroll"
+
+
 def test_help_opens_and_closes_and_views_have_letters(site, sums):
     page = site.page(f"/run/{sums}")
     page.get_by_text("Curves").wait_for()
@@ -137,6 +152,20 @@ def test_a_wrong_token_is_asked_for_again(site, sums):
     page.get_by_text("Curves").wait_for()
 
 
+@pytest.mark.may_complain
+@pytest.mark.parametrize("route", ["/run/{0}", "/run/{0}/step/9", "/compare/{0}/{0}"])
+def test_a_server_with_another_token_leads_to_connect(site, sums, route):
+    page = site.page(route.format(sums))
+    page.locator("h1").wait_for()
+    refusal = {"status": 401, "json": {"error": {"code": "no_token", "message": "no"}}}
+    page.route("**/api/**", lambda call: call.fulfill(**refusal))
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")  # as after a break: ask anew
+    page.get_by_label("Token or address").wait_for()
+    page.unroute("**/api/**")
+    page.goto(f"{site.base}/#token={site.token}/run/{sums}")
+    page.get_by_text("Curves").wait_for()
+
+
 def test_an_open_page_follows_a_run_that_goes_on(site, golden):
     story = replace(golden.STORIES[0], name="live", num_steps=40, max_steps=40)
     writer = golden.RunWriter(site.folder / "live", story)
@@ -180,4 +209,9 @@ def test_without_a_stream_the_page_polls(site, golden):
         page.clock.run_for(6000)
         page.wait_for_timeout(200)
     page.get_by_text("step 2 of 40").wait_for()
+    page.unroute("**/stream")
+    for _ in range(11):
+        page.clock.run_for(5100)
+        page.wait_for_timeout(100)
+    page.locator(".mode-live").wait_for()
     writer.close()

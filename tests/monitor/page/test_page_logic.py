@@ -82,6 +82,9 @@ def test_numbers_are_written_short(call):
     numbers = [0, 0.5, -0.71234, 1463.7, 12345, 1.5e-6, None]
     assert call("format.js", "x.map(m.short)", numbers) == ["0", "0.5", "−0.712", "1464", "12.3k", "1.5e−6", "–"]
     assert call("format.js", "x.map(m.duration)", [0.25, 61, 4000]) == ["250 ms", "1 min 01 s", "1 h 06 min"]
+    borders = [0.9996, 9.94, 9.97, 59.7, 119.6, 3599.7, 172799.9]
+    words = ["1.0 s", "9.9 s", "10 s", "1 min 00 s", "2 min 00 s", "1 h 00 min", "2 d 0 h"]
+    assert call("format.js", "x.map(m.duration)", borders) == words
     assert call("format.js", "x.map(m.percent)", [0.004, 0.5, 1]) == ["0.4%", "50%", "100%"]
 
 

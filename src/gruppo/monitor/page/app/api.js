@@ -1,5 +1,5 @@
 /**
- * Questions to the server (docs/monitor-api.md): GET with the token, JSON back. It keeps nothing.
+ * Questions to the server (docs/monitor-api.md): GET with the token, JSON back. It keeps no answers.
  */
 import { getToken } from './session.js';
 
@@ -12,6 +12,13 @@ export class ApiError extends Error {
     this.code = code;
   }
 }
+
+let refused = () => {};
+
+/** Whoever asks, the page hears of it: `listener` is called when the server does not know the token. @param {() => void} listener */
+export const whenRefused = (listener) => {
+  refused = listener;
+};
 
 /** @typedef {Record<string, string|number|string[]|null|undefined>} Params  null and undefined are left out */
 
@@ -52,6 +59,7 @@ export async function open(url, signal) {
     throw new ApiError(0, 'unreachable', 'The monitor does not answer. Is `gruppo monitor` still running?');
   }
   if (response.ok) return response;
+  if (response.status === 401) refused();
   const body = await response.json().catch(() => ({}));
   const { code = 'http', message = `The server answered ${response.status}.` } = body.error ?? {};
   throw new ApiError(response.status, code, message);

@@ -10,6 +10,7 @@ const stack = [];
 
 document.addEventListener('keydown', (event) => {
   if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || isTyping(event.target)) return;
+  if (isScrolling(event)) return;
   if (document.querySelector('dialog[open]')) return;
   for (let i = stack.length - 1; i >= 0; i -= 1) {
     const action = stack[i][event.key];
@@ -23,6 +24,13 @@ document.addEventListener('keydown', (event) => {
 /** Arrow keys belong to a list or a text box while it has the focus. @param {EventTarget|null} target */
 const isTyping = (target) =>
   target instanceof Element && target.closest('input, select, textarea, [data-own-keys]') !== null;
+
+/** Arrow keys scroll a text that has the focus and is larger than its box. @param {KeyboardEvent} event */
+function isScrolling({ key, target }) {
+  if (!(target instanceof Element) || !target.matches('pre[tabindex]')) return false;
+  if (key === 'ArrowUp' || key === 'ArrowDown') return target.scrollHeight > target.clientHeight;
+  return (key === 'ArrowLeft' || key === 'ArrowRight') && target.scrollWidth > target.clientWidth;
+}
 
 /** Enter on a link or a button is theirs. @param {EventTarget|null} target */
 const isPressable = (target) => target instanceof Element && target.closest('a, button, summary') !== null;

@@ -9,6 +9,9 @@ const SILENCE_MS = 45000;
 const RETRY_MS = 3000;
 /** After so many streams that broke at once, poll instead. */
 const MAX_BROKEN = 3;
+/** What broke streams may be over: after so many polls one is tried, and given this long for its first word. */
+const POLLS_PER_TRY = 10;
+const TRY_MS = 5000;
 
 /** @typedef {'connecting'|'live'|'polling'|'offline'|'paused'} Mode */
 /** @typedef {{metrics: number, events: number, rollouts: number, state: number, mode: Mode}} Versions  counters */
@@ -24,6 +27,7 @@ export class LiveRun {
     /** @type {Record<string, any>|null} */
     this.seen = null;
     this.numBroken = 0;
+    this.numPolls = 0;
     this.isClosed = false;
     this.onVisibility = () => (document.hidden ? this.pause() : this.start());
     document.addEventListener('visibilitychange', this.onVisibility);
@@ -48,7 +52,8 @@ export class LiveRun {
     this.abort?.abort();
     this.abort = new AbortController();
     const { signal } = this.abort;
-    void (this.numBroken < MAX_BROKEN ? this.stream(signal) : this.poll(signal));
+    const isPolling = this.numBroken >= MAX_BROKEN && this.numPolls < POLLS_PER_TRY;
+    void (isPolling ? this.poll(signal) : this.stream(signal));
   }
 
   /** @param {number} delay */
@@ -63,7 +68,8 @@ export class LiveRun {
     let numEvents = 0;
     const silence = new AbortController();
     const either = AbortSignal.any([signal, silence.signal]);
-    let alarm = setTimeout(() => silence.abort(), SILENCE_MS);
+    let alarm = setTimeout(() => silence.abort(), this.numBroken < MAX_BROKEN ? SILENCE_MS : TRY_MS);
+    this.numPolls = 0;
     try {
       const response = await open(`api/runs/${join(this.run)}/stream`, either);
       for await (const message of messages(response)) {
@@ -87,6 +93,7 @@ export class LiveRun {
 
   /** @param {AbortSignal} signal */
   async poll(signal) {
+    this.numPolls += 1;
     try {
       const summary = await getJson(`runs/${join(this.run)}`, {}, signal);
       this.setMode('polling');

@@ -11,8 +11,8 @@ import { go, href } from './routes.js';
 import { THEMES, getTheme, setTheme, useThemeKey } from './theme.js';
 import { RUN_VIEWS, VIEWS } from './views/index.js';
 
-/** @param {{route: import('./routes.js').Route, onRefused: () => void}} props */
-export function Shell({ route, onRefused }) {
+/** @param {{route: import('./routes.js').Route}} props */
+export function Shell({ route }) {
   const { run } = route.params;
   const versions = useLive(run);
   const runs = useResource('runs', {}, versions.state);
@@ -24,9 +24,6 @@ export function Shell({ route, onRefused }) {
   const [isHelp, setHelp] = useState(false);
   const main = useRef(null);
   useGoKeys(run, () => setHelp(true));
-  useEffect(() => {
-    if (runs.error?.status === 401) onRefused();
-  }, [runs.error]);
   useScrollMemory(route);
   const view = VIEWS[route.name] ?? VIEWS.unknown;
   return html`

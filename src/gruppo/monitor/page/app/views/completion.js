@@ -144,20 +144,24 @@ function LongText({ run, id, first, raw }) {
   useEffect(() => {
     setPieces([first.text]);
     setNext(first.next_offset);
+    setProblem(null);
     abort.current = new AbortController();
     return () => abort.current.abort();
   }, [id, first.text]);
   const more = async () => {
+    const { signal } = abort.current;
+    setProblem(null);
     try {
       const answer = await getJson(
         `runs/${join(run)}/rollouts/${join(id)}/text`,
         { offset: next, limit: PIECE },
-        abort.current.signal,
+        signal,
       );
+      if (signal.aborted) return;
       setPieces((old) => [...old, answer.text]);
       setNext(answer.next_offset);
     } catch (error) {
-      setProblem(error);
+      if (!signal.aborted) setProblem(error);
     }
   };
   if (!first.num_chars) return html`<p class="empty-title">(empty)</p>`;
