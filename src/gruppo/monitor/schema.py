@@ -17,9 +17,10 @@ Nothing here reads or writes a file, apart from the JSON value rules: `plain` sa
 from __future__ import annotations
 
 import json
+import math
 import numbers
-import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -182,7 +183,9 @@ def _plain_number(value: numbers.Real) -> int | float | str | None:
         number = int(value)
         # Python refuses to write integers of more than 4,300 digits.
         return number if number.bit_length() <= MAX_BITS else f"<integer of {number.bit_length()} bits>"
-    return float(value) if abs(value) <= sys.float_info.max else None
+    with suppress(OverflowError):  # a fraction that is too large
+        return float(value) if math.isfinite(float(value)) else None
+    return None
 
 
 def to_json(value: Any) -> str:
