@@ -202,17 +202,14 @@ class _GradientSums:
     """Gradients of hidden states, weight and bias, summed over pieces in the wide type."""
 
     def __init__(self, hidden_SD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, wanted: tuple[bool, ...]) -> None:
-        inputs = (hidden_SD, weight_VD, bias_V)
-        self._dtypes = [None if x is None else x.dtype for x in inputs]
-        self._hidden, _, self._bias = (
-            torch.zeros_like(x, dtype=_wide(x.dtype)) if is_wanted and x is not None else None
-            for x, is_wanted in zip(inputs, wanted, strict=True)
-        )
-        self._wants_weight = wanted[1]
-        self._is_in_place = wanted[1] and _may_add_to_grad(weight_VD)
-        self._weight = weight_VD.grad if self._is_in_place else None
-        if not len(hidden_SD) and wanted[1] and not self._is_in_place:
-            self._weight = torch.zeros_like(weight_VD, dtype=_wide(weight_VD.dtype))
+        self._dtypes = [None if x is None else x.dtype for x in (hidden_SD, weight_VD, bias_V)]
+        wants_hidden, self._wants_weight, wants_bias = wanted
+        self._hidden = _zeros_like(hidden_SD) if wants_hidden else None
+        self._bias = _zeros_like(bias_V) if wants_bias and bias_V is not None else None
+        self._is_in_place = self._wants_weight and _may_add_to_grad(weight_VD)
+        # The first product makes the matrix, unless there is none to come.
+        is_empty = self._wants_weight and not len(hidden_SD)
+        self._weight = weight_VD.grad if self._is_in_place else _zeros_like(weight_VD) if is_empty else None
 
     def add(self, s: slice, g_SV: Tensor, h_SD: Tensor, w_VD: Tensor) -> None:
         if self._hidden is not None:
@@ -225,6 +222,10 @@ class _GradientSums:
     def results(self) -> list[Tensor | None]:
         grads = (self._hidden, None if self._is_in_place else self._weight, self._bias)
         return [None if x is None else x.to(dtype) for x, dtype in zip(grads, self._dtypes, strict=True)]
+
+
+def _zeros_like(x: Tensor) -> Tensor:
+    return torch.zeros_like(x, dtype=_wide(x.dtype))
 
 
 def _may_add_to_grad(weight: Tensor) -> bool:
