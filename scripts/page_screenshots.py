@@ -150,6 +150,11 @@ def shoot(
         page.wait_for_timeout(200)  # the content security policy forbids wait_for_function
         page.locator("main h1").first.wait_for()
         page.wait_for_timeout(500)
+        page.evaluate("scrollTo(0, document.body.scrollHeight)")  # what is far down loads when it is seen
+        page.wait_for_timeout(200)
+        page.get_by_text("Loading ...").first.wait_for(state="hidden")
+        page.evaluate("scrollTo(0, 0)")
+        page.wait_for_timeout(200)
         path = out / f"{prefix}{view}-{theme}-{width}.png"
         page.screenshot(path=path, full_page=is_whole)
         picture = Image.open(path).convert("RGB")
