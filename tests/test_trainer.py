@@ -1,6 +1,7 @@
 """GRPOTrainer as a user meets it: what goes in, that it learns, what comes out."""
 
 import json
+from contextlib import contextmanager
 from inspect import signature
 
 import pytest
@@ -387,3 +388,18 @@ def _noting_batch(function, found):
         return function(batch, segments)
 
     return call
+
+
+def test_training_keeps_the_memory_that_it_frees(tmp_path, monkeypatch):
+    entered, left = [], []
+
+    @contextmanager
+    def spy():
+        entered.append(made.state.global_step)
+        yield
+        left.append(made.state.global_step)
+
+    monkeypatch.setattr("gruppo.trainer.freed_memory_kept", spy)
+    made = trainer(tmp_path, {"max_steps": 2})
+    made.train()
+    assert (entered, left) == ([0], [2])

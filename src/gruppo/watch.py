@@ -35,7 +35,7 @@ class Watch:
     ) -> None:
         self._recorder, self._display, self._world = recorder, display, world
         self._rounds: list[Callable[[], pa.Table | None]] = []
-        self._num_unread = 0
+        self._has_warned = False
         self._monitor: HealthMonitor | None = None
         self._alerts = Alerts(config.report_to)
         self.values: dict[str, float] = health_values({})
@@ -68,8 +68,8 @@ class Watch:
         try:  # the boundary between checks and training
             return joined(tables)
         except pa.ArrowException as error:
-            self._num_unread += 1
-            if self._num_unread == 1:
+            if not self._has_warned:
+                self._has_warned = True
                 logger.warning("Health checks go on without the completions of a step: %r", error)
             return None
 

@@ -285,10 +285,20 @@ def test_the_head_adds_to_a_gradient_that_is_there(
             )
         (scale * logprobs_S.sum()).backward()
 
+    handed_over: list[bool] = []
+    results = head_module._GradientSums.results
+
+    def spy(sums: Any) -> list[torch.Tensor | None]:
+        found = results(sums)
+        handed_over.append(found[1] is not None)
+        return found
+
+    monkeypatch.setattr(head_module._GradientSums, "results", spy)
     go_back(1.0)
     assert head.weight.grad is not None
     once, there = head.weight.grad.clone(), head.weight.grad
     go_back(2.0)
+    assert handed_over == [True, False], "the second gradient is no matrix of its own"
     assert head.weight.grad is there
     assert there.dtype == wide
     torch.testing.assert_close(there, 3 * once, rtol=2e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-6)
