@@ -10,6 +10,8 @@ from types import ModuleType
 
 import pytest
 
+PATIENCE = 30_000
+"""Milliseconds for what takes a tenth of a second on a machine that has nothing else to do."""
 SCRIPTS = Path(__file__).parents[3] / "scripts"
 
 WATCH = """
@@ -45,6 +47,7 @@ def chromium():
     if path is None:
         pytest.skip("no Chromium: install Debian's `chromium`, or set GRUPPO_CHROMIUM to a browser")
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install '.[dev]'")
+    sync_api.expect.set_options(timeout=PATIENCE)
     flags = load_script("page_screenshots").FLAGS
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=flags)
@@ -62,7 +65,7 @@ class Site:
 
     def page(self, route: str = "/", *, token: str | None = None, **options):
         context = self.browser.new_context(**({"viewport": {"width": 1280, "height": 860}} | options))
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(PATIENCE)
         context.add_init_script(WATCH)
         page = context.new_page()
         page.problems = []

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
 SOON = 400
 """Milliseconds for a key to take effect."""
 
@@ -13,6 +14,11 @@ def press(page, *keys):
     for key in keys:
         page.keyboard.press(key)
         page.wait_for_timeout(SOON)
+
+
+def assert_at(page, route):
+    """The page is, or soon will be, at this address."""
+    expect(page).to_have_url(f"{page.url.split('#')[0]}#{route}")
 
 
 def where(page):
@@ -26,44 +32,43 @@ def test_keyboard_alone_leads_from_the_curve_to_a_token(site, sums):
     page.wait_for_timeout(SOON)
     plot.focus()
     press(page, "End", "ArrowLeft")
-    assert re.fullmatch(r"step 15: reward \d.*", page.locator(".chart-reward [aria-live]").inner_text())
+    expect(page.locator(".chart-reward [aria-live]")).to_have_text(re.compile(r"^step 15: reward \d"))
     press(page, "Enter")
-    assert where(page) == f"/run/{sums}/step/15"
+    assert_at(page, f"/run/{sums}/step/15")
     page.locator(".group-row").first.wait_for()
     press(page, "ArrowLeft")
-    assert where(page) == f"/run/{sums}/step/14"
+    assert_at(page, f"/run/{sums}/step/14")
     press(page, "ArrowRight", "ArrowDown", "ArrowDown")
-    second = page.locator(".group-row-link").nth(1)
-    assert second.evaluate("link => link === document.activeElement")
+    expect(page.locator(".group-row-link").nth(1)).to_be_focused()
     press(page, "Enter")
     page.locator(".grpo-svg").wait_for()
     group = where(page)
     assert re.fullmatch(rf"/run/{sums}/step/15/group/\d+", group)
     press(page, "j", "j", "k")
-    assert where(page) == f"{group}?sample=1"
+    assert_at(page, f"{group}?sample=1")
     press(page, "Enter")
     page.locator(".long-text").wait_for()
     press(page, "j")
-    assert page.locator("h1").inner_text() == "Answer 2 of 8"
+    expect(page.locator("h1")).to_have_text("Answer 2 of 8")
     press(page, "t")
-    assert where(page).endswith("/tokens")
+    expect(page).to_have_url(re.compile("/tokens$"))
     press(page, "u", "u", "u", "u")
-    assert where(page) == f"/run/{sums}"
+    assert_at(page, f"/run/{sums}")
 
 
 def test_arrows_move_through_groups_and_tokens(site, sums):
     page = site.page(f"/run/{sums}/step/9/group/6")
     page.locator(".grpo-svg").wait_for()
     press(page, "ArrowDown")
-    assert where(page) == f"/run/{sums}/step/9/group/7"
+    assert_at(page, f"/run/{sums}/step/9/group/7")
     press(page, "ArrowUp", "ArrowRight")
-    assert where(page) == f"/run/{sums}/step/10"
+    assert_at(page, f"/run/{sums}/step/10")
     page.goto(f"{site.base}/#/run/{sums}/sample/9.6.2.train/tokens")
     page.locator(".token-text").focus()
     press(page, "ArrowRight", "ArrowRight", "ArrowLeft")
-    assert page.locator(".tok.is-at").get_attribute("id") == "token-1"
+    expect(page.locator(".tok.is-at")).to_have_id("token-1")
     press(page, "w")
-    assert page.locator(".tok.is-at").get_attribute("class").split()[1] in ("pos4", "neg4")
+    expect(page.locator(".tok.is-at")).to_have_class(re.compile(r"\b(pos|neg)4\b"))
 
 
 def test_arrows_scroll_a_text_that_has_the_focus(site, sums):
@@ -72,26 +77,26 @@ def test_arrows_scroll_a_text_that_has_the_focus(site, sums):
     text = page.locator(".answer-text").first
     text.evaluate("box => { box.append('long text '.repeat(800)); box.focus(); }")
     press(page, "ArrowDown", "ArrowDown", "ArrowUp")
-    assert where(page) == f"/run/{sums}/step/9/group/6"
+    assert_at(page, f"/run/{sums}/step/9/group/6")
     assert text.evaluate("box => box.scrollTop") > 0
     press(page, "j")
-    assert where(page) == f"/run/{sums}/step/9/group/6?sample=1"
+    assert_at(page, f"/run/{sums}/step/9/group/6?sample=1")
     text.evaluate("box => { box.lastChild.remove(); box.focus(); }")
     press(page, "ArrowDown")
-    assert where(page) == f"/run/{sums}/step/9/group/7", "there was nothing to scroll"
+    assert_at(page, f"/run/{sums}/step/9/group/7")  # there was nothing to scroll
 
 
 def test_help_opens_and_closes_and_views_have_letters(site, sums):
     page = site.page(f"/run/{sums}")
     page.get_by_text("Curves").wait_for()
     press(page, "?")
-    assert page.locator("dialog[open]").count() == 1
+    expect(page.locator("dialog[open]")).to_have_count(1)
     press(page, "Escape")
-    assert page.locator("dialog[open]").count() == 0
+    expect(page.locator("dialog[open]")).to_have_count(0)
     press(page, "g", "r")
-    assert where(page) == f"/run/{sums}/rewards"
+    assert_at(page, f"/run/{sums}/rewards")
     press(page, "h")
-    assert where(page) == f"/run/{sums}/rewards"
+    assert_at(page, f"/run/{sums}/rewards")
 
 
 def test_a_click_on_a_point_opens_its_step(site, sums):
@@ -100,15 +105,15 @@ def test_a_click_on_a_point_opens_its_step(site, sums):
     over.wait_for()
     size = over.bounding_box()
     over.click(position={"x": size["width"] - 2, "y": 20})
-    assert where(page) == f"/run/{sums}/step/16"
+    assert_at(page, f"/run/{sums}/step/16")
 
 
 def test_every_view_is_reached_by_its_address(site, sums):
     deep = f"/run/{sums}/step/9?sort=-mean&page=1"
     page = site.page(deep)
     page.locator(".group-row").first.wait_for()
-    assert where(page) == deep
-    assert page.get_by_label("Sorted by").input_value() == "-mean"
+    assert_at(page, deep)
+    expect(page.get_by_label("Sorted by")).to_have_value("-mean")
     means = [float(text.split()[0]) for text in page.locator(".group-row-side > :last-child").all_inner_texts()]
     assert means == sorted(means, reverse=True)
     page.reload()
@@ -166,9 +171,10 @@ def test_a_server_with_another_token_leads_to_connect(site, sums, route):
     page.get_by_text("Curves").wait_for()
 
 
-def test_an_open_page_follows_a_run_that_goes_on(site, golden):
+def test_an_open_page_follows_a_run_that_goes_on(site, golden, request):
     story = replace(golden.STORIES[0], name="live", num_steps=40, max_steps=40)
     writer = golden.RunWriter(site.folder / "live", story)
+    request.addfinalizer(writer.close)
     for step in (1, 2, 3):
         writer.step(step)
     run = site.run("live")
@@ -177,21 +183,22 @@ def test_an_open_page_follows_a_run_that_goes_on(site, golden):
     page.locator(".mode-live").wait_for()
     second = site.page(f"/run/{run}/step")
     second.get_by_role("heading", name="Step 3").wait_for()
-    assert second.get_by_label("step after").is_disabled()
+    expect(second.get_by_label("step after")).to_be_disabled()
     for step in range(4, 10):
         writer.step(step)
     page.get_by_text("step 9 of 40").wait_for()
     page.locator(".finding", has_text="D05 truncation").wait_for()
     page.get_by_role("button", name="Reward: table", exact=True).click()
-    assert page.locator(".chart-reward tbody tr").count() == 9
+    expect(page.locator(".chart-reward tbody tr")).to_have_count(9)
     second.locator("button[aria-label='step after']:not(:disabled)").wait_for()
     writer.close()
     page.locator(".state-finished").first.wait_for()
 
 
-def test_without_a_stream_the_page_polls(site, golden):
+def test_without_a_stream_the_page_polls(site, golden, request):
     story = replace(golden.STORIES[0], name="polled", num_steps=40, max_steps=40)
     writer = golden.RunWriter(site.folder / "polled", story)
+    request.addfinalizer(writer.close)
     writer.step(1)
     run = site.run("polled")
     page = site.page()

@@ -12,6 +12,7 @@ import pytest
 
 from gruppo.monitor.readers import read_rollouts, read_tokens
 
+expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
 SCRIPT = Path(__file__).parent / "training_script.py"
 PATIENCE = 120
 """Seconds for what takes two or three."""
@@ -122,11 +123,11 @@ def test_curves_move_while_the_trainer_works(overview, training):
     picture = "canvas => canvas.toDataURL()"
     drawn = overview.locator(".chart-reward canvas").evaluate(picture)
     wait_until(overview, lambda: num_points(overview) >= before + 4)
-    assert overview.locator(".chart-reward canvas").evaluate(picture) != drawn
-    shown = int(re.match(r"step (\d+) of", overview.locator(".progress-line b").inner_text())[1])
-    assert shown > before
+    wait_until(overview, lambda: overview.locator(".chart-reward canvas").evaluate(picture) != drawn)
+    progress = overview.locator(".progress-line b")
+    wait_until(overview, lambda: int(re.match(r"step (\d+) of", progress.inner_text())[1]) > before)
     wait_until(overview, lambda: overview.locator(".chart-heldout canvas").count() == 1)
-    assert overview.locator(".state-running").count() == 1
+    expect(overview.locator(".state-running")).to_have_count(1)
     assert process.poll() is None
 
 
@@ -184,7 +185,7 @@ def test_keys_lead_the_same_way(overview, training):
     assert sample_of(overview)[2] == sample
     overview.locator(".token-text").focus()
     overview.keyboard.press("ArrowRight")
-    assert overview.locator(".tok.is-at").get_attribute("id") == "token-1"
+    expect(overview.locator(".tok.is-at")).to_have_id("token-1")
     overview.keyboard.press("w")
-    assert re.search(r"\b(pos|neg)4\b", overview.locator(".tok.is-at").get_attribute("class"))
+    expect(overview.locator(".tok.is-at")).to_have_class(re.compile(r"\b(pos|neg)4\b"))
     assert process.poll() is None
