@@ -107,6 +107,8 @@ def assert_tokens_are_those_recorded(page, folder):
         page.get_by_role("button", name=colour, exact=True).click()
         for i, token in enumerate(values):
             page.locator(f"#token-{i}").click()
+            shows = re.compile(rf"^token {i}: .*, {re.escape(colour)} ", re.DOTALL)
+            expect(page.locator(".token-detail [aria-live]")).to_have_text(shows)
             pair = page.locator(".token-detail .pairs > div").filter(has=page.get_by_text(colour, exact=True))
             wanted = formula(token, row["advantage"])
             shown = pair.first.locator("dd").inner_text()
