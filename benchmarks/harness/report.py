@@ -172,13 +172,18 @@ def write(report: dict[str, Any], markdown: str, stem: Path) -> None:
 # -- charts
 
 OURS, THEIRS = "#0072B2", "#999999"
+PANELS_PER_ROW = 4
 
 
 def draw_bars(panels: dict[str, dict[str, Spread]], unit: str, path: Path) -> None:
     """One panel for each cell, one bar for each contender, from its lowest to its highest round."""
     plt = _pyplot()
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 2.8), squeeze=False)
-    for axis, (title, bars) in zip(axes[0], panels.items(), strict=True):
+    num_columns = min(len(panels), PANELS_PER_ROW)
+    num_rows = -(-len(panels) // num_columns)
+    figure, axes = plt.subplots(num_rows, num_columns, figsize=(4.2 * num_columns, 2.8 * num_rows), squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    for axis, (title, bars) in zip(axes.flat, panels.items(), strict=False):
         names, values = list(bars), list(bars.values())
         medians = [value["median"] for value in values]
         errors = [[v["median"] - v["min"] for v in values], [v["max"] - v["median"] for v in values]]
