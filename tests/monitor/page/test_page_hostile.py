@@ -215,3 +215,21 @@ def test_a_long_answer_comes_in_pieces(site, golden):
     page.locator(".piece").nth(1).wait_for()
     assert len(text.text_content()) == 120_000
     assert page.get_by_role("alert").count() == 0
+    held = []
+
+    def hold(call):
+        held.append(call)
+
+    page.route("**/text?*", hold)
+    with page.expect_request("**/text?*"):
+        more.dblclick()
+    page.evaluate("0")  # whatever the second click asked has been asked by now
+    for call in held:
+        call.continue_()
+    page.locator(".piece").nth(2).wait_for()
+    assert len(held) == 1, "a double click asks for the piece once"
+    assert len(text.text_content()) == 220_000
+    page.unroute("**/text?*")
+    more.click()
+    page.locator(".piece").nth(3).wait_for()
+    assert len(text.text_content()) == 320_000

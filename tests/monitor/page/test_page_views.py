@@ -167,3 +167,37 @@ def test_a_theme_is_chosen_and_kept(site, ids):
 def test_reduced_motion_moves_nothing(site, ids):
     page = open_view(site, ids, "overview", reduced_motion="reduce")
     assert page.evaluate("document.getAnimations().length") == 0
+
+
+@pytest.mark.may_complain
+def test_older_rounds_of_a_prompt_come_once_and_a_refusal_is_shown(site, ids):
+    page = site.page()
+
+    def say_that_there_is_more(call):
+        answer = call.fetch().json()
+        call.fulfill(json={**answer, "visits": answer["visits"][:1], "next_before": answer["visits"][0]["step"]})
+
+    page.route(re.compile(r"/history\?(?!.*before=)"), say_that_there_is_more)
+    held = []
+
+    def hold(call):
+        held.append(call)
+
+    page.route(re.compile(r"/history\?.*before="), hold)
+    page.evaluate("route => { location.hash = route; }", f"#{VIEWS['prompt'][0].format(**ids)}")
+    older = page.get_by_role("button", name="Search older rounds")
+    with page.expect_request(re.compile("before=")):
+        older.click()
+    page.evaluate("0")
+    held.pop().fulfill(status=503, json={"error": {"code": "busy", "message": "Too busy."}})
+    page.get_by_role("alert").get_by_text("Too busy.").wait_for()
+    expect(page.locator("h1")).to_contain_text("1 visit so far")
+    with page.expect_request(re.compile("before=")):
+        older.dblclick()
+    page.evaluate("0")  # whatever the second click asked has been asked by now
+    assert len(held) == 1
+    visits = held[0].fetch().json()["visits"]
+    held[0].continue_()
+    expect(page.locator("h1")).to_contain_text(f"{1 + len(visits)} visits")
+    expect(older).to_have_count(0)
+    expect(page.get_by_role("alert")).to_have_count(0)

@@ -51,6 +51,39 @@ export function useResource(path, params = {}, version = 0) {
 }
 
 /**
+ * Something that comes piece by piece, on request: `more(place)` asks for the next piece and hands the answer on.
+ * @template Answer
+ * @param {any[]} of what the pieces belong to; an answer that comes after a change is dropped
+ * @param {(place: any, signal: AbortSignal) => Promise<Answer>} ask
+ * @param {(answer: Answer) => void} take
+ * @returns {{more: (place: any) => Promise<void>, problem: import('./api.js').ApiError|null}}
+ */
+export function useMore(of, ask, take) {
+  const [problem, setProblem] = useState(null);
+  const asking = useRef({ abort: new AbortController(), place: null });
+  useEffect(() => {
+    setProblem(null);
+    asking.current = { abort: new AbortController(), place: null };
+    return () => asking.current.abort.abort();
+  }, of);
+  const more = async (place) => {
+    const mine = asking.current;
+    const { signal } = mine.abort;
+    if (mine.place === place) return; // a double click asks for a piece once
+    mine.place = place;
+    setProblem(null);
+    try {
+      const answer = await ask(place, signal);
+      if (!signal.aborted) take(answer);
+    } catch (error) {
+      mine.place = null;
+      if (!signal.aborted) setProblem(error);
+    }
+  };
+  return { more, problem };
+}
+
+/**
  * Curves that grow: the first answer is everything, later ones only what is new.
  * @param {string} run
  * @param {{keys: string[], split?: string, maxPoints?: number, from?: number, to?: number}} wanted

@@ -64,6 +64,19 @@ export function waiting(resource) {
   return null;
 }
 
+/**
+ * To the neighbours of what is shown; null or undefined where there is none.
+ * @param {{previous: any, next: any, onOpen: (target: any) => void, labels: string[], arrows?: string[], keys?: string[]}} props
+ */
+export const Stepper = ({ previous, next, onOpen, labels, arrows = ['←', '→'], keys = [] }) => html`
+  <span class="stepper">
+    ${[previous, next].map(
+      (target, i) => html`<button type="button" disabled=${(target ?? null) === null} aria-label=${labels[i]}
+        title=${keys[i]} onClick=${() => onOpen(target)}>${arrows[i]}</button>`,
+    )}
+  </span>
+`;
+
 /** @param {{page: number, numPages: number, onPage: (page: number) => void, label?: string}} props */
 export function Pager({ page, numPages, onPage, label = 'pages' }) {
   if (numPages < 2) return null;

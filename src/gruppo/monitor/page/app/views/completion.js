@@ -3,10 +3,10 @@
  */
 import { getJson, join } from '../api.js';
 import { duration, exact, plural, short } from '../format.js';
-import { html, useEffect, useRef, useState } from '../html.js';
-import { useResource, useTitle } from '../hooks.js';
+import { html, useEffect, useState } from '../html.js';
+import { useMore, useResource, useTitle } from '../hooks.js';
 import { useKeys } from '../keys.js';
-import { Choice, Crumbs, Fact, Section, waiting } from '../parts/basics.js';
+import { Choice, Crumbs, Fact, Section, Stepper, waiting } from '../parts/basics.js';
 import { Advantage, Reason } from '../parts/group_parts.js';
 import { PromptText } from '../parts/prompt_text.js';
 import { DataTable } from '../parts/table.js';
@@ -56,12 +56,8 @@ export function Completion({ run, summary, route }) {
     <${Crumbs} crumbs=${[...crumbsOf(data, run), [null, `Answer ${data.sample}`]]} />
     <div class="section-head">
       <h1>Answer ${data.sample} <span class="muted">of ${data.siblings.length}</span></h1>
-      <span class="stepper">
-        <button type="button" disabled=${!data.previous} aria-label="answer before" title="k"
-          onClick=${() => open(data.previous)}>←</button>
-        <button type="button" disabled=${!data.next} aria-label="next answer" title="j"
-          onClick=${() => open(data.next)}>→</button>
-      </span>
+      <${Stepper} previous=${data.previous} next=${data.next} onOpen=${open} labels=${['answer before', 'next answer']}
+        keys=${['k', 'j']} />
     </div>
     <dl class="facts">
       <${Fact} label="Reward" value=${short(data.reward)}
@@ -139,31 +135,18 @@ function Rest({ data }) {
 function LongText({ run, id, first, raw }) {
   const [pieces, setPieces] = useState([first.text]);
   const [next, setNext] = useState(first.next_offset);
-  const [problem, setProblem] = useState(null);
-  const abort = useRef(new AbortController());
   useEffect(() => {
     setPieces([first.text]);
     setNext(first.next_offset);
-    setProblem(null);
-    abort.current = new AbortController();
-    return () => abort.current.abort();
   }, [id, first.text]);
-  const more = async () => {
-    const { signal } = abort.current;
-    setProblem(null);
-    try {
-      const answer = await getJson(
-        `runs/${join(run)}/rollouts/${join(id)}/text`,
-        { offset: next, limit: PIECE },
-        signal,
-      );
-      if (signal.aborted) return;
+  const { more, problem } = useMore(
+    [id, first.text],
+    (offset, signal) => getJson(`runs/${join(run)}/rollouts/${join(id)}/text`, { offset, limit: PIECE }, signal),
+    (answer) => {
       setPieces((old) => [...old, answer.text]);
       setNext(answer.next_offset);
-    } catch (error) {
-      if (!signal.aborted) setProblem(error);
-    }
-  };
+    },
+  );
   if (!first.num_chars) return html`<p class="empty-title">(empty)</p>`;
   return html`
     <pre class="long-text" tabindex="0"
@@ -173,7 +156,7 @@ function LongText({ run, id, first, raw }) {
       )}</pre>
     ${
       next !== null &&
-      html`<p><button type="button" onClick=${more}>Show more</button> <span
+      html`<p><button type="button" onClick=${() => more(next)}>Show more</button> <span
       class="muted">${plural(first.num_chars - next, 'character')} left of ${short(first.num_chars)}</span></p>`
     }
     ${problem && html`<p class="problem" role="alert">${problem.message}</p>`}

@@ -7,7 +7,7 @@ import { exact, plural, short } from '../format.js';
 import { html, useEffect, useState } from '../html.js';
 import { useResource, useTitle } from '../hooks.js';
 import { useKeys } from '../keys.js';
-import { Choice, Crumbs, Section, waiting } from '../parts/basics.js';
+import { Choice, Crumbs, Section, Stepper, waiting } from '../parts/basics.js';
 import { Advantage, Bar, Kind, Reason, Term, spread } from '../parts/group_parts.js';
 import { PromptText } from '../parts/prompt_text.js';
 import { DataTable } from '../parts/table.js';
@@ -59,12 +59,8 @@ export function Group({ run, summary, route }) {
     <${Crumbs} crumbs=${crumbs} />
     <div class="section-head">
       <h1>Group ${id} <${Kind} kind=${data.kind} /></h1>
-      <span class="stepper">
-        <button type="button" disabled=${data.previous === null} aria-label="group before"
-          onClick=${() => toGroup(data.previous)}>↑</button>
-        <button type="button" disabled=${data.next === null} aria-label="group after"
-          onClick=${() => toGroup(data.next)}>↓</button>
-      </span>
+      <${Stepper} previous=${data.previous} next=${data.next} onOpen=${toGroup} labels=${['group before', 'group after']}
+        arrows=${['↑', '↓']} />
     </div>
     <p class="note">${KINDS[data.kind]?.[2]} ${plural(data.completions.length, 'answer')}, reward ${spread(data)}. <a
       href=${href('prompt', { run, prompt: data.prompt_id }, query)}>This prompt in other steps</a></p>

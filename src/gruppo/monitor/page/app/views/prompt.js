@@ -5,7 +5,7 @@ import { getJson, join } from '../api.js';
 import { LineChart } from '../charts/line.js';
 import { plural, short } from '../format.js';
 import { html, useEffect, useState } from '../html.js';
-import { useResource, useTitle } from '../hooks.js';
+import { useMore, useResource, useTitle } from '../hooks.js';
 import { useKeys } from '../keys.js';
 import { Crumbs, Empty, Section, waiting } from '../parts/basics.js';
 import { RewardDots, promptLine } from '../parts/group_parts.js';
@@ -61,20 +61,23 @@ function useVisits(run, prompt, split, version) {
   const [older, setOlder] = useState({ visits: [], before: undefined, prompt: null });
   useEffect(() => setOlder({ visits: [], before: undefined, prompt: null }), [path, split]);
   const before = older.before === undefined ? first.data?.next_before : older.before;
-  const more = async () => {
-    const answer = await getJson(path, { split, limit: 50, before });
-    setOlder((old) => ({
-      visits: [...old.visits, ...answer.visits],
-      before: answer.next_before,
-      prompt: answer.prompt,
-    }));
-  };
+  const { more, problem } = useMore(
+    [path, split],
+    (place, signal) => getJson(path, { split, limit: 50, before: place }, signal),
+    (answer) =>
+      setOlder((old) => ({
+        visits: [...old.visits, ...answer.visits],
+        before: answer.next_before,
+        prompt: answer.prompt,
+      })),
+  );
   return {
     first,
     visits: [...(first.data?.visits ?? []), ...older.visits],
     prompt: first.data?.prompt ?? older.prompt,
     before,
-    more,
+    more: () => more(before),
+    problem,
   };
 }
 
@@ -82,7 +85,7 @@ function useVisits(run, prompt, split, version) {
 export function PromptHistory({ run, summary, route, versions }) {
   const { prompt: id } = route.params;
   const { split = 'train' } = route.query;
-  const { first, visits, prompt, before, more } = useVisits(run, id, split, versions.rollouts);
+  const { first, visits, prompt, before, more, problem } = useVisits(run, id, split, versions.rollouts);
   useTitle(`${summary.name}: prompt ${id}`);
   useKeys({ u: () => go(href('prompts', { run })) });
   if (!first.data) return html`<h1>Prompt ${id}</h1>${waiting(first)}`;
@@ -118,6 +121,7 @@ export function PromptHistory({ run, summary, route, versions }) {
       html`<p><button type="button"
       onClick=${more}>Search older rounds</button></p>`
     }
+    ${problem && html`<p class="problem" role="alert">${problem.message}</p>`}
     <p><a href=${href('compareChoice', {}, { a: run, prompt: id })}>The same prompt in another run</a></p>
   `;
 }

@@ -6,7 +6,7 @@ import { NONE, percent, plural, short } from '../format.js';
 import { html, useEffect, useState } from '../html.js';
 import { useResource, useTitle } from '../hooks.js';
 import { useKeys } from '../keys.js';
-import { Crumbs, Empty, Fact, Pager, Select, waiting } from '../parts/basics.js';
+import { Crumbs, Empty, Fact, Pager, Select, Stepper, waiting } from '../parts/basics.js';
 import { Kind, RewardDots, promptLine, spread } from '../parts/group_parts.js';
 import { go, href } from '../routes.js';
 import { Untrusted, cut, flat } from '../untrusted.js';
@@ -116,12 +116,7 @@ const Head = ({ run, step, data, toStep }) => html`
   ]} />
   <div class="section-head">
     <h1>Step ${flat(step)}</h1>
-    <span class="stepper">
-      <button type="button" disabled=${(data?.previous ?? null) === null} aria-label="step before"
-        onClick=${() => toStep(data.previous)}>←</button>
-      <button type="button" disabled=${(data?.next ?? null) === null} aria-label="step after"
-        onClick=${() => toStep(data.next)}>→</button>
-    </span>
+    <${Stepper} previous=${data?.previous} next=${data?.next} onOpen=${toStep} labels=${['step before', 'step after']} />
   </div>
 `;
 

@@ -8,7 +8,7 @@ import { exact, short } from '../format.js';
 import { html, useEffect, useMemo, useRef, useState } from '../html.js';
 import { useKept, useResource, useTitle } from '../hooks.js';
 import { useKeys } from '../keys.js';
-import { Choice, Crumbs, Empty, Fact, Pager, Section, waiting } from '../parts/basics.js';
+import { Choice, Crumbs, Empty, Fact, Pager, Section, Stepper, waiting } from '../parts/basics.js';
 import { Advantage } from '../parts/group_parts.js';
 import { DataTable } from '../parts/table.js';
 import { go, href } from '../routes.js';
@@ -37,12 +37,8 @@ export function Tokens({ run, summary, route }) {
       crumbs=${[...crumbsOf(data, run), [href('completion', { run, id }), `Answer ${data.sample}`], [null, 'Tokens']]} />
     <div class="section-head">
       <h1>Tokens of answer ${data.sample}</h1>
-      <span class="stepper">
-        <button type="button" disabled=${!data.previous} aria-label="answer before" title="k"
-          onClick=${() => open(data.previous)}>←</button>
-        <button type="button" disabled=${!data.next} aria-label="next answer" title="j"
-          onClick=${() => open(data.next)}>→</button>
-      </span>
+      <${Stepper} previous=${data.previous} next=${data.next} onOpen=${open} labels=${['answer before', 'next answer']}
+        keys=${['k', 'j']} />
     </div>
     <dl class="facts">
       <${Fact} label="Reward" value=${short(data.reward)} />
