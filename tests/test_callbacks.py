@@ -200,11 +200,6 @@ def test_early_stopping(tmp_path):
     evaluations = [entry for entry in done if entry.startswith("evaluate")]
     assert evaluations == ["evaluate 1 best", "evaluate 2 best", "evaluate 3", "evaluate 4"]
     assert (bridge.state.best_metric, bridge.state.best_global_step) == (0.5, 2)
-    bridge.mark_best_checkpoint(tmp_path)
-    assert bridge.state.best_model_checkpoint is None
-    (tmp_path / "checkpoint-2").mkdir()
-    bridge.mark_best_checkpoint(tmp_path)
-    assert bridge.state.best_model_checkpoint == str(tmp_path / "checkpoint-2")
 
 
 def test_smaller_is_better_where_the_metric_says_so(tmp_path):
@@ -301,9 +296,12 @@ def test_no_reporting(tmp_path, report_to):
     assert bridge.handler.callback_list == "DefaultFlowCallback"
 
 
-def test_an_unknown_tracker_or_callback_is_refused(tmp_path):
+def test_a_tracker_or_callback_that_cannot_be_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="weights_and_measures"):
         make_bridge(tmp_path, report_to="weights_and_measures")
+    monkeypatch.setattr("transformers.integrations.integration_utils.is_wandb_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"report_to='wandb' failed: RuntimeError: .*pip install wandb"):
+        make_bridge(tmp_path, report_to="wandb")
     with pytest.raises(ConfigError, match=r"no transformers.TrainerCallback"):
         make_bridge(tmp_path, [lambda: None])
 

@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.pretty import pprint
 
 from gruppo.cli.config_docs import config_page
-from gruppo.config import COMMON_FIELDS, FIELD_DOCS, FIELD_GROUPS, GRPOConfig, field_default
+from gruppo.config import FIELD_DOCS, FIELD_GROUPS, GRPOConfig, field_default
 from gruppo.config_checks import all_rules
+from gruppo.config_data import COMMON_FIELDS
 from gruppo.errors import ConfigError
 
 THIRTEEN = [
@@ -86,7 +87,15 @@ def test_all_mistakes_come_at_once() -> None:
             r"save_steps=100 is not a multiple of eval_steps=30",
         ),
         ({"lr_scheduler_type": "reduce_lr_on_plateau"}, r"follows the evaluation metric"),
-        ({"generation_kwargs": {"temperature": 0.5}}, r"Set temperature instead"),
+        ({"generation_kwargs": {"temperature": 0}}, r"^generation_kwargs: temperature=0 must be greater than 0"),
+        ({"generation_kwargs": {"top_p": 5}}, r"^generation_kwargs: top_p=5 must be at most 1.*Set 1\.0 to sample"),
+        ({"generation_kwargs": {"max_new_tokens": None}}, r"^generation_kwargs: max_new_tokens=None must be a whole"),
+        ({"generation_kwargs": {"min_p": "0.1"}}, r"^generation_kwargs: min_p='0\.1' must be a number\.$"),
+        ({"max_new_tokens": 64}, r"no field 'max_new_tokens'\. Did you mean 'max_completion_length'\?"),
+        ({"kl_coef": 0.1}, r"Did you mean 'beta'\?"),
+        ({"optim": "adamww"}, r"optim='adamww' must be one of .*Did you mean 'adamw_torch'\?"),
+        ({"optim": "paged_adamw"}, r"Did you mean 'paged_adamw_32bit'\?"),
+        ({"lr_scheduler_type": "constant_with_warmpu"}, r"Did you mean 'constant_with_warmup'\?"),
         ({"generation_kwargs": "{oops"}, r"text must be a JSON object"),
         ({"generation_kwargs": "[1]"}, r"text must be a JSON object"),
         ({"pad_to_multiple_of": "some"}, r"pad_to_multiple_of='some' cannot be used: give a positive number"),
@@ -147,6 +156,16 @@ def test_unusual_and_tight_values_that_pass(fields: dict[str, object]) -> None:
         ({"pad_to_multiple_of": 8}, "pad_to_multiple_of=8 plays no part in packed forwards"),
         ({"rollout_engine": "hf", "rollout_dtype": "bfloat16"}, "rollout_dtype='bfloat16' plays no part"),
         ({"rollout_engine": "hf", "rollout_cuda_graphs": False}, "rollout_cuda_graphs=False plays no part"),
+        (
+            {"generation_kwargs": {"temperature": 0.5}},
+            "at another temperature than temperature=1\\.0, of which",
+        ),
+        ({"top_k": 5, "generation_kwargs": {"top_k": 9}}, "top_k=5 plays no part: generation_kwargs={'top_k': 9} has"),
+        ({"eval_top_p": 0.5, "generation_kwargs": {"top_p": 0.9}}, "eval_top_p=0\\.5 plays no part"),
+        (
+            {"eval_max_completion_length": 8, "generation_kwargs": {"max_new_tokens": 9}},
+            "eval_max_completion_length=8 plays no part",
+        ),
     ],
 )
 def test_doubtful_combinations_warn(fields: dict[str, object], message: str) -> None:
@@ -161,6 +180,9 @@ def test_doubtful_combinations_warn(fields: dict[str, object], message: str) -> 
         {"pad_to_multiple_of": 8, "policy_forward": "padded"},
         {"pad_to_multiple_of": "auto"},
         {"rollout_dtype": "bfloat16", "rollout_cuda_graphs": False},
+        {"generation_kwargs": {"top_k": 20, "min_p": 0.01, "max_new_tokens": 9, "repetition_penalty": None}},
+        {"temperature": 0.5, "eval_temperature": 0.0, "generation_kwargs": {"temperature": 0.5}},
+        {"top_k": 9, "generation_kwargs": {"top_k": 9, "cache_implementation": "static"}},
     ],
 )
 def test_what_has_an_effect_does_not_warn(fields: dict[str, object]) -> None:
@@ -197,6 +219,10 @@ def test_every_rule_can_fill_its_sentence() -> None:
         ("pad_to_multiple_of", "8", 8),
         ("pad_to_multiple_of", "none", None),
         ("pad_to_multiple_of", "AUTO", "auto"),
+        ("resume_from_checkpoint", True, True),
+        ("resume_from_checkpoint", "True", True),
+        ("resume_from_checkpoint", False, None),
+        ("resume_from_checkpoint", "out/checkpoint-3", "out/checkpoint-3"),
     ],
 )
 def test_spellings(name: str, given: object, kept: object) -> None:
@@ -205,7 +231,11 @@ def test_spellings(name: str, given: object, kept: object) -> None:
 
 def test_home_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
-    assert GRPOConfig("~/runs").output_dir == "/home/someone/runs"
+    config = GRPOConfig("~/runs", logging_dir="~/board", resume_from_checkpoint=Path("~/runs/checkpoint-5"))
+    assert config.output_dir == "/home/someone/runs"
+    assert config.logging_dir == "/home/someone/board"
+    assert config.resume_from_checkpoint == "/home/someone/runs/checkpoint-5"
+    assert (GRPOConfig().logging_dir, GRPOConfig(resume_from_checkpoint=None).resume_from_checkpoint) == (None, None)
 
 
 def test_it_stays_a_dataclass() -> None:
@@ -226,6 +256,7 @@ def test_transformers_argument_parser_takes_it() -> None:
             *("--output_dir", "out", "--learning-rate", "2e-6", "--reward_weights", "1", "0.5", "--no_shuffle_dataset"),
             *("--gradient_checkpointing_kwargs", '{"use_reentrant": false}', "--report_to", "wandb", "--bf16", "false"),
             *("--pad_to_multiple_of", "8", "--eval_strategy", "steps", "--min_p", "0.1", "--policy_forward", "padded"),
+            *("--resume_from_checkpoint", "True"),
         ]
     )
     assert config == GRPOConfig(
@@ -240,6 +271,7 @@ def test_transformers_argument_parser_takes_it() -> None:
         policy_forward="padded",
         eval_strategy="steps",
         min_p=0.1,
+        resume_from_checkpoint=True,
     )
     assert FIELD_DOCS["temperature"] in re.sub(r"\s+", " ", parser.format_help())
     assert GRPOConfig("out", lr_scheduler_type=SchedulerType.COSINE).lr_scheduler_type == "cosine"

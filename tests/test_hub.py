@@ -11,7 +11,7 @@ import pytest
 from fakes import config, trainer
 from gruppo import hub
 from gruppo.errors import ConfigError, GruppoError
-from gruppo.hub import Uploads, write_model_card
+from gruppo.hub import CardFacts, Uploads, write_model_card
 
 NAME = "me/run"
 
@@ -234,8 +234,17 @@ def test_a_completions_repository_without_log_completions_is_refused(tmp_path):
 # -- the card
 
 
+def test_pushing_takes_what_the_card_should_say(tmp_path, the_hub):
+    made = trainer(tmp_path)
+    made.push_to_hub(dataset_name="me/words")
+    assert "- me/words\n" in (tmp_path / "README.md").read_text()
+    assert "README.md" in the_hub.uploads[0].files
+
+
 def test_the_model_card_names_its_base_and_objective(tmp_path):
-    write_model_card(tmp_path, base_model="Qwen/Qwen2.5-0.5B", dataset="a/b", config=config(tmp_path, beta=0.25))
+    facts = CardFacts(datasets=("a/b",))
+    chosen = config(tmp_path, beta=0.25)
+    write_model_card(tmp_path, base_model="Qwen/Qwen2.5-0.5B", config=chosen, facts=facts, num_steps=3)
     card = (tmp_path / "README.md").read_text()
     assert "base_model: Qwen/Qwen2.5-0.5B" in card
     assert "- a/b" in card
@@ -244,7 +253,7 @@ def test_the_model_card_names_its_base_and_objective(tmp_path):
 
 
 def test_a_local_model_is_no_link(tmp_path):
-    write_model_card(tmp_path, base_model=str(tmp_path), dataset=None, config=config(tmp_path))
+    write_model_card(tmp_path, base_model=str(tmp_path), config=config(tmp_path), facts=CardFacts(), num_steps=3)
     card = (tmp_path / "README.md").read_text()
     assert "base_model" not in card
     assert str(tmp_path) not in card

@@ -17,12 +17,18 @@ ROWS = {
     "config": 1,
     "config_checks": 1,
     "config_coerce": 1,
+    "config_data": 1,
+    "config_derived": 1,
+    "config_types": 1,
     "config_values": 1,
     "plan_checks": 1,
     "trl_names": 1,
     "plan": 1,
     "distributed": 2,
     "chat": 2,
+    "modes": 2,
+    "model_source": 2,
+    "output_folder": 1,
     "data": 3,
     "rollout": 3,
     "rewards": 3,
@@ -32,6 +38,7 @@ ROWS = {
     "callbacks": 4,
     "clock": 4,
     "collect": 4,
+    "context_check": 4,
     "forward_cut": 4,
     "forwards": 4,
     "log_window": 4,
@@ -41,7 +48,9 @@ ROWS = {
     "retention": 4,
     "run_checkpoints": 4,
     "scoring": 4,
+    "script_methods": 4,
     "settings": 4,
+    "start_checks": 4,
     "watch": 4,
     "wiring": 4,
     "assemble": 4,
@@ -49,6 +58,7 @@ ROWS = {
     "learner": 4,
     "round_metrics": 4,
     "evaluation": 4,
+    "hooks": 4,
     "hub": 4,
     "trainer": 5,
     "__init__": 6,
@@ -116,8 +126,7 @@ def test_light_modules_stay_light(path: Path) -> None:
 @pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_and_functions_stay_small(path: Path) -> None:
     source = path.read_text()
-    if path.name != "config.py":  # one line per field and its sentence: long by nature
-        assert len(source.splitlines()) <= 400, "split by noun"
+    assert len(source.splitlines()) <= 400, "split by noun"
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert node.end_lineno is not None

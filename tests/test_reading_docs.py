@@ -1,5 +1,6 @@
 """The code of docs/reading.md, run as it stands there on a recorded run: pandas, DuckDB, datasets, and our readers."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import datasets
 import pytest
 
-from golden_runs import golden
+from golden_runs import golden, resumed_run
+from gruppo.monitor.readers import read_metrics
 
 PAGE = Path(__file__).parents[1] / "docs" / "reading.md"
 
@@ -19,9 +21,16 @@ BLOCKS = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run at runs/tldr, as the page has it: 16 steps of 48 completions, two evaluations, an alarm."""
+    """A folder with a run at runs/tldr, as the page has it: 16 steps of 48 completions, two evaluations, an alarm.
+
+    It was begun anew in the folder of an attempt of 18 steps.
+    """
     folder = tmp_path_factory.mktemp("project")
     script = golden()
+    before = script.RunWriter(folder / "runs" / "tldr", script.Story("tldr", seed=11, alarms=False))
+    for step in range(1, 19):
+        before.step(step)
+    before.close()
     script.make_run(folder / "runs" / "tldr", script.Story("tldr", num_steps=16, max_steps=16, resumes_at=None))
     return folder
 
@@ -57,6 +66,9 @@ def test_our_readers(values: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("values", ["With pandas"], indirect=True)
 def test_pandas(values: dict[str, Any]) -> None:
+    metrics = values["metrics"]
+    assert set(metrics["attempt"]) == {2}
+    assert list(metrics[metrics["split"] == "eval"]["step"]) == [8, 16]
     assert list(values["reward"].index) == list(range(1, 17))
     assert values["by_prompt"].shape == (16 * 6, 3)
     means = values["by_prompt"]["mean"].groupby("step").mean()
@@ -80,3 +92,20 @@ def test_datasets(values: dict[str, Any]) -> None:
     assert len(values["completions"]) == len(values["merged"]) > 16 * 48, "evaluations are there too"
     assert 0 < len(values["best"]) < 16 * 48
     assert set(values["merged"].column_names) == set(values["completions"].column_names)
+
+
+def test_pandas_and_our_reader_agree_on_a_run_that_was_resumed_and_evaluated_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = resumed_run(tmp_path / "runs" / "tldr")
+    with (run / "metrics.jsonl").open("a") as file:
+        for attempt, step, split in ((3, 6, "eval"), (4, 6, "eval"), (5, 6, "train"), (5, 7, "train")):
+            line = {"step": step, "split": split, "attempt": attempt, "time": 1.0, "reward": float(attempt)}
+            file.write(json.dumps(line) + "\n")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(BLOCKS["With pandas"][0], names)
+    theirs = {(line["step"], line["split"], line["attempt"]) for line in read_metrics(run, split=None)}
+    ours = set(names["metrics"][["step", "split", "attempt"]].itertuples(index=False, name=None))
+    assert ours == theirs
+    assert len(names["metrics"]) == len(theirs)

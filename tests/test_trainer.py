@@ -329,6 +329,19 @@ def test_a_saved_model_loads_with_from_pretrained_and_trains_on(tmp_path):
     assert not torch.equal(flat(again.model), flat(made.model))
 
 
+def test_the_home_folder_may_be_short_wherever_a_folder_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    fields = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    trainer("~/run", fields).train()
+    resumed = trainer("~/run", fields)
+    resumed.train(resume_from_checkpoint="~/run/checkpoint-1")
+    assert [line["step"] for line in lines(resumed)] == [1, 2]
+    resumed.save_model("~/model")
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "model"}
+    assert torch.equal(flat(AutoModelForCausalLM.from_pretrained(tmp_path / "model")), flat(resumed.model))
+
+
 def test_nothing_is_written_outside_output_dir(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fields = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "log_completions": True}
@@ -403,3 +416,14 @@ def test_training_keeps_the_memory_that_it_frees(tmp_path, monkeypatch):
     made = trainer(tmp_path, {"max_steps": 2})
     made.train()
     assert (entered, left) == ([0], [2])
+
+
+@pytest.mark.parametrize("engine", ["embedded", "hf"])
+def test_generation_kwargs_have_the_last_word(tmp_path, engine):
+    kwargs = {"max_new_tokens": 2, "top_k": 1}
+    made = trainer(tmp_path, {"max_steps": 1, "rollout_engine": engine, "generation_kwargs": kwargs})
+    groups = []
+    made.rollout.generate = _spying(made.rollout.generate, groups)
+    made.train()
+    assert {len(completion.token_ids) for group in groups for completion in group.completions} <= {1, 2}
+    assert all(len({tuple(one.token_ids) for one in group.completions}) == 1 for group in groups)

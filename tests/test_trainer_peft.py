@@ -135,6 +135,15 @@ def test_save_model_saves_the_adapter(tmp_path):
     assert "gruppo" in (tmp_path / "adapter" / "README.md").read_text()
 
 
+def test_a_readme_of_a_person_stays_beside_an_adapter(tmp_path):
+    readme = tmp_path / "adapter" / "README.md"
+    readme.parent.mkdir()
+    readme.write_text("---\ntags:\n- mine\n---\n# Mine\n")
+    before = readme.read_bytes()
+    trainer(tmp_path, peft_config=lora()).save_model(str(readme.parent))
+    assert readme.read_bytes() == before
+
+
 def test_sync_ref_model_and_adapters_exclude_each_other(tmp_path):
     with pytest.raises(ConfigError, match="sync_ref_model=True cannot be used with an adapter"):
         trainer(tmp_path, {"beta": 0.1, "sync_ref_model": True}, peft_config=lora())

@@ -121,3 +121,10 @@ def test_a_config_of_2025_is_accepted() -> None:
     assert config.get_warmup_steps(100) == 3
     with pytest.warns(UserWarning, match="use_liger_loss=True changes nothing"):
         GRPOConfig("out", use_liger_loss=True)
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_where_a_run_of_several_nodes_logs_is_nothing_to_warn_of(value: bool) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert GRPOConfig("out", log_on_each_node=value) == GRPOConfig("out")

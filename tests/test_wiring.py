@@ -1,11 +1,13 @@
 """Mistakes are found before weights load: the model that these trainers name does not exist anywhere."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
 from transformers import EarlyStoppingCallback
 
-from fakes import DATA, count_twos, policy, scripted, trainer
+from fakes import DATA, count_twos, flat, policy, scripted, trainer
 from gruppo.errors import ConfigError, DataError, GruppoError, ModelError, PlanError, RewardError
 
 GHOST = "nobody/no-such-model"
@@ -78,8 +80,9 @@ def test_the_config_has_a_default_named_after_the_model(tmp_path, monkeypatch):
     from gruppo import GRPOTrainer
     from tiny_tokenizer import tiny_tokenizer
 
-    model = policy()
+    model = policy(max_position_embeddings=1024)
     model.config._name_or_path = "org/small"
+    monkeypatch.chdir(tmp_path)
     data = [{"prompt": "one"}] * 8
     made = GRPOTrainer(model, count_twos, train_dataset=data, processing_class=tiny_tokenizer())
     assert made.args.output_dir == "small-GRPO"
@@ -112,6 +115,18 @@ def test_columns_are_removed_from_any_kind_of_dataset(tmp_path, kind):
 def test_what_is_no_dataset_is_named_all_the_same(tmp_path, dataset):
     with pytest.raises(DataError, match="train_dataset"):
         trainer(tmp_path, {"remove_unused_columns": True}, train_dataset=dataset, model=GHOST)
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_the_home_folder_of_a_model_may_be_short(tmp_path, monkeypatch, kind):
+    from tiny_tokenizer import tiny_tokenizer
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    policy().save_pretrained(tmp_path / "policy")
+    tiny_tokenizer().save_pretrained(tmp_path / "policy")
+    made = trainer(tmp_path / "run", model=kind("~/policy"), processing_class=None)
+    assert torch.equal(flat(made.model), flat(policy()))
+    assert made._parts.policy.name == str(tmp_path / "policy")
 
 
 def test_fields_that_a_rollout_func_leaves_idle_are_named(tmp_path):

@@ -138,12 +138,6 @@ class CallbackBridge:
             self.state.best_global_step = self.state.global_step
         return True
 
-    def mark_best_checkpoint(self, run_dir: Path) -> None:
-        """Point `state.best_model_checkpoint` at the best step's checkpoint, if there is one in `run_dir`."""
-        best = run_dir / f"checkpoint-{self.state.best_global_step}"
-        if self.state.best_global_step and best.is_dir():
-            self.state.best_model_checkpoint = str(best)
-
     # -- events, in transformers' order
 
     def on_init_end(self) -> None:
@@ -241,18 +235,13 @@ class CallbackBridge:
         )
 
 
-def reporting_callbacks(config: GRPOConfig) -> list[Callback]:
+def reporting_callbacks(config: GRPOConfig) -> list[TrainerCallback]:
     """transformers' callbacks for `report_to`; TensorBoard's writes to `logging_dir` where that is set."""
-    with boundary(ConfigError, f"report_to={config.report_to!r}"):
-        classes = get_reporting_integration_callbacks(_tracker_names(config.report_to))
-    made: list[Callback] = []
-    for kind in classes:
-        if kind is TensorBoardCallback and config.logging_dir is not None:
-            tensorboard = TensorBoardCallback()
-            tensorboard.logging_dir = config.logging_dir
-            made.append(tensorboard)
-        else:
-            made.append(kind)
+    with boundary(ConfigError, f"report_to={config.report_to!r}"):  # some look for their tracker when they are made
+        made = [kind() for kind in get_reporting_integration_callbacks(_tracker_names(config.report_to))]
+    for callback in made:
+        if config.logging_dir is not None and isinstance(callback, TensorBoardCallback):
+            callback.logging_dir = config.logging_dir
     return made
 
 

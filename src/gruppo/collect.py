@@ -6,7 +6,7 @@ of each completion. Not here: how tokens are sampled (`rollout/`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from gruppo.chat import decode_completions
@@ -23,10 +23,18 @@ if TYPE_CHECKING:
 
 
 class Collector:
-    """Asks a `RolloutEngine` for this rank's share of P x G completions."""
+    """Asks a `RolloutEngine` for this rank's share of P x G completions. `check` looks at all prompts before."""
 
-    def __init__(self, engine: RolloutEngine, tokenizer: PreTrainedTokenizerBase, world: World, clock: Clock) -> None:
+    def __init__(
+        self,
+        engine: RolloutEngine,
+        tokenizer: PreTrainedTokenizerBase,
+        world: World,
+        clock: Clock,
+        check: Callable[[Sequence[Prompt]], None] | None = None,
+    ) -> None:
         self.engine = engine
+        self._check = check
         self._clock = clock
         self._tokenizer = tokenizer
         self._world = world
@@ -37,6 +45,8 @@ class Collector:
         A group at the edge of the rank's block may hold only some of its G samples. Raises RolloutError where the
         engine returned other rows than it was asked for. On several ranks an error of one is RolloutError on all.
         """
+        if self._check is not None:
+            self._check(prompts)  # all ranks look at the same
         made: list[list[Group]] = []  # kept here: only whether it went well travels
         self._world.gather_outcomes(
             lambda: made.append(self._own(prompts, group_size, sampling)), RolloutError, "Sampling completions"

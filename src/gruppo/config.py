@@ -4,120 +4,54 @@ The sentence under a field is its documentation, and the only one: command-line 
 from it. A pydantic dataclass: still a real dataclass (`fields`, `replace`, `HfArgumentParser`), checked as a whole at
 construction; all mistakes come as one `ConfigError`.
 
-No field is changed after construction. What follows from the fields is in `BatchPlan` and in the properties at the
-end. Which TRL names are not fields here, and why, is in `trl_names.py`; rules across fields are in `config_checks.py`.
-This file does not import torch or transformers.
+No field is changed after construction. What follows from the fields is in `BatchPlan` and `config_derived.py`; how a
+config is written out is in `config_data.py`. Which TRL names are not fields here, and why, is in `trl_names.py`; rules
+across fields are in `config_checks.py`, and the types of fields in `config_types.py`. This file does not import torch
+or transformers.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
-import os
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from gruppo import config_coerce as coerce
 from gruppo.config_checks import report_all_mistakes
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-Count = Annotated[int, Field(ge=1)]
-TokenBudget = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Steps = Annotated[Positive, AfterValidator(coerce.whole)]
-StepsOrZero = Annotated[NonNegative, AfterValidator(coerce.whole)]
-
-LossType = Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo"]
-CorrectionMode = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
-SchedulerName = Literal[
-    "linear",
-    "cosine",
-    "cosine_with_restarts",
-    "polynomial",
-    "constant",
-    "constant_with_warmup",
-    "inverse_sqrt",
-    "reduce_lr_on_plateau",
-    "cosine_with_min_lr",
-    "cosine_warmup_with_min_lr",
-    "warmup_stable_decay",
-]
-
-OptimizerName = Literal[
-    "adamw_torch",
-    "adamw_torch_fused",
-    "adamw_torch_4bit",
-    "adamw_torch_8bit",
-    "adamw_anyprecision",
-    "adamw_bnb_8bit",
-    "adamw_8bit",
-    "paged_adamw_32bit",
-    "paged_adamw_8bit",
-    "adafactor",
-    "ademamix",
-    "ademamix_8bit",
-    "paged_ademamix_32bit",
-    "paged_ademamix_8bit",
-    "sgd",
-    "adagrad",
-    "lion_32bit",
-    "lion_8bit",
-    "paged_lion_32bit",
-    "paged_lion_8bit",
-    "rmsprop",
-    "rmsprop_bnb",
-    "rmsprop_bnb_8bit",
-    "rmsprop_bnb_32bit",
-    "galore_adamw",
-    "galore_adamw_8bit",
-    "galore_adafactor",
-    "grokadamw",
-    "schedule_free_radam",
-    "schedule_free_adamw",
-    "schedule_free_sgd",
-    "apollo_adamw",
-    "stable_adamw",
-]
-
-if TYPE_CHECKING:
-    Path = str
-    JsonDict = dict[str, Any]
-    Interval = Literal["no", "steps", "epoch"]
-    SaveInterval = Literal["no", "steps", "epoch", "best"]
-    ScaleRewards = Literal["group", "batch", "none"]
-    Trackers = str | list[str]
-    TopK = int
-    PadMultiple = int | str | None
-    Targets = str | list[str] | None
-    StaticSpace = str | Literal[False] | None
-else:
-    # What may be written is wider than what is kept: JSON text for a dict, True for "group", YAML's `no` for "no".
-    # HfArgumentParser needs the `str` in JsonDict and PadMultiple to pass text through to the coercion, and looks at
-    # the first two members of a union only.
-    Path = Annotated[str, BeforeValidator(coerce.path)]
-    JsonDict = Annotated[dict[str, Any] | str, BeforeValidator(coerce.json_dict)]
-    Interval = Annotated[Literal["no", "steps", "epoch"], BeforeValidator(coerce.choice)]
-    SaveInterval = Annotated[Literal["no", "steps", "epoch", "best"], BeforeValidator(coerce.choice)]
-    ScaleRewards = Annotated[Literal["group", "batch", "none"], BeforeValidator(coerce.scale_rewards)]
-    SchedulerName = Annotated[SchedulerName, BeforeValidator(coerce.choice)]
-    Trackers = Annotated[str | list[str], BeforeValidator(coerce.trackers)]
-    TopK = Annotated[int, BeforeValidator(coerce.top_k), Field(ge=0)]
-    PadMultiple = Annotated[int | str | None, BeforeValidator(coerce.pad_multiple)]
-    OptimizerName = Annotated[OptimizerName, BeforeValidator(coerce.choice)]
-    Targets = None | str | list[str]
-    StaticSpace = str | None | Literal[False]
+from gruppo.config_data import AsData, default_of, field_groups
+from gruppo.config_derived import DerivedValues
+from gruppo.config_types import (
+    CorrectionMode,
+    Count,
+    Interval,
+    JsonDict,
+    LossType,
+    NonNegative,
+    OptimizerName,
+    OptionalPath,
+    PadMultiple,
+    Path,
+    Positive,
+    Resume,
+    SaveInterval,
+    ScaleRewards,
+    SchedulerName,
+    Share,
+    StaticSpace,
+    Steps,
+    StepsOrZero,
+    Targets,
+    TokenBudget,
+    TopK,
+    Trackers,
+)
 
 
 @report_all_mistakes
 @dataclass(repr=False, config=ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=False))
-class GRPOConfig:
+class GRPOConfig(DerivedValues, AsData):
     """What the user chose for a run. See docs/config.md for the fields by group."""
 
     # -- run
@@ -127,8 +61,8 @@ class GRPOConfig:
     """Name of the run in trackers; None leaves it to the tracker."""
     seed: int = 42
     """Seed of everything random: data order, sampling, dropout."""
-    resume_from_checkpoint: str | None = None
-    """Checkpoint folder that `train()` continues from; an argument of `train()` comes first."""
+    resume_from_checkpoint: Resume = None
+    """Checkpoint that `train()` continues from: its folder, or true for the newest; an argument of it comes first."""
     use_cpu: bool = False
     """Stay on the CPU even where there is an accelerator."""
     bf16: bool | None = None
@@ -190,7 +124,7 @@ class GRPOConfig:
     repetition_penalty: Positive = 1.0
     """Divide the logits of tokens already present; above 1 discourages repetition."""
     generation_kwargs: JsonDict | None = None
-    """Further fields of transformers' GenerationConfig (stop_strings, suppress_tokens, ...)."""
+    """Fields of transformers' GenerationConfig (stop_strings, suppress_tokens, ...); they have the last word."""
     cache_implementation: str | None = None
     """Kind of key-value cache for `generate` (for example static); None takes the model's."""
     rollout_engine: Literal["embedded", "hf"] = "embedded"
@@ -329,7 +263,7 @@ class GRPOConfig:
     """Optimizer steps between two log lines; below 1 it is a share of all steps."""
     logging_first_step: bool = False
     """Log the first step too."""
-    logging_dir: str | None = None
+    logging_dir: OptionalPath = None
     """Folder of TensorBoard's files; None takes a new one under output_dir/runs."""
     log_completions: bool = False
     """Show a table of completions with every log line, and keep them as Parquet files as TRL does."""
@@ -417,187 +351,9 @@ class GRPOConfig:
     hub_private_repo: bool | None = None
     """Make the repository private; None takes the default of its owner."""
 
-    # -- what follows from the fields
 
-    @property
-    def world_size(self) -> int:
-        """Processes of this run, as the launcher says."""
-        return int(os.environ.get("WORLD_SIZE", "1"))
-
-    @property
-    def process_index(self) -> int:
-        return int(os.environ.get("RANK", "0"))
-
-    @property
-    def local_process_index(self) -> int:
-        return int(os.environ.get("LOCAL_RANK", "0"))
-
-    @property
-    def should_save(self) -> bool:
-        """True on the process that writes files."""
-        return self.process_index == 0
-
-    @property
-    def should_log(self) -> bool:
-        return self.local_process_index == 0
-
-    @property
-    def do_eval(self) -> bool:
-        return self.eval_strategy != "no"
-
-    @property
-    def train_batch_size(self) -> int:
-        return self.per_device_train_batch_size
-
-    @property
-    def eval_batch_size(self) -> int:
-        return self.per_device_eval_batch_size
-
-    @property
-    def n_gpu(self) -> int:
-        """Devices of this process: one process drives one device."""
-        return 1
-
-    @property
-    def uses_bf16(self) -> bool:
-        """What `bf16=None` means: yes unless fp16 is chosen. Whether the device can is the trainer's to find out."""
-        return not self.fp16 if self.bf16 is None else self.bf16
-
-    @property
-    def epsilon_upper(self) -> float:
-        """`epsilon_high`, or `epsilon`."""
-        return self.epsilon if self.epsilon_high is None else self.epsilon_high
-
-    @property
-    def order_seed(self) -> int:
-        """`data_seed`, or `seed`."""
-        return self.seed if self.data_seed is None else self.data_seed
-
-    @property
-    def pad_multiple(self) -> int | None:
-        """`pad_to_multiple_of` as a number; None: no padding beyond the longest row."""
-        return self.pad_to_multiple_of if isinstance(self.pad_to_multiple_of, int) else None
-
-    @property
-    def best_metric(self) -> str:
-        """`metric_for_best_model` without the prefix eval_, or reward."""
-        return (self.metric_for_best_model or "reward").removeprefix("eval_")
-
-    @property
-    def is_greater_better(self) -> bool:
-        return not self.best_metric.endswith("loss") if self.greater_is_better is None else self.greater_is_better
-
-    def get_warmup_steps(self, num_training_steps: int) -> int:
-        """Warm-up in optimizer steps, of a run of `num_training_steps`."""
-        share = self.warmup_steps
-        return int(share) if share >= 1 else math.ceil(num_training_steps * share)
-
-    def for_callbacks(self) -> GRPOConfig:
-        """A copy in which what transformers' callbacks read as plain values is filled in.
-
-        `eval_steps`, `metric_for_best_model` and `greater_is_better` hold their derived values there.
-        """
-        return dataclasses.replace(
-            self,
-            eval_steps=self.logging_steps if self.eval_steps is None else self.eval_steps,
-            metric_for_best_model=self.best_metric,
-            greater_is_better=self.is_greater_better,
-        )
-
-    # -- as data
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields as JSON values; the hub token is masked."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {**coerce.plain(values), "hub_token": _masked(self.hub_token)}
-
-    def to_json_string(self) -> str:
-        return json.dumps(self.to_dict(), indent=2)
-
-    def to_sanitized_dict(self) -> dict[str, bool | int | float | str]:
-        """Fields as the scalars that TensorBoard's hparams take."""
-        return {name: v if isinstance(v, bool | int | float | str) else str(v) for name, v in self.to_dict().items()}
-
-    def non_default(self) -> dict[str, Any]:
-        """The fields that differ from their defaults; the hub token is masked."""
-        values = self.to_dict()
-        return {name: values[name] for name in FIELD_GROUPS if getattr(self, name) != field_default(name)}
-
-    def __repr__(self) -> str:
-        return f"GRPOConfig({', '.join(f'{name}={value!r}' for name, value in self.non_default().items())})"
-
-    def __rich_repr__(self) -> Iterator[Any]:
-        """By group: the common fields, and every other that was changed."""
-        values, changed = self.to_dict(), self.non_default()
-        for group in dict.fromkeys(FIELD_GROUPS.values()):
-            names = [name for name in FIELD_GROUPS if FIELD_GROUPS[name] == group]
-            shown = {name: values[name] for name in names if name in COMMON_FIELDS or name in changed}
-            if shown:
-                yield coerce.RichGroup.named(group, shown)
-
-
-def _masked(token: str | None) -> str | None:
-    return None if token is None else "<HUB_TOKEN>"
-
-
-_GROUP_STARTS = {
-    "output_dir": "run",
-    "model_init_kwargs": "model",
-    "max_prompt_length": "data",
-    "num_generations": "rollout",
-    "reward_weights": "reward",
-    "scale_rewards": "advantage",
-    "loss_type": "loss",
-    "per_device_train_batch_size": "optimisation",
-    "logging_strategy": "logging",
-    "health_thresholds": "health",
-    "eval_strategy": "evaluation",
-    "save_strategy": "saving",
-    "push_to_hub": "hub",
-}
-
-
-def _field_groups() -> dict[str, str]:
-    groups: dict[str, str] = {}
-    group = ""
-    for field in dataclasses.fields(GRPOConfig):
-        group = _GROUP_STARTS.get(field.name, group)
-        groups[field.name] = group
-    return groups
-
-
-FIELD_GROUPS: dict[str, str] = _field_groups()
+FIELD_GROUPS: dict[str, str] = field_groups(field.name for field in dataclasses.fields(GRPOConfig))
 """Field name -> step of the loop, in the order of the class."""
-
-COMMON_FIELDS: tuple[str, ...] = (
-    "output_dir",
-    "seed",
-    "max_prompt_length",
-    "num_train_epochs",
-    "max_steps",
-    "num_generations",
-    "max_completion_length",
-    "temperature",
-    "reward_weights",
-    "scale_rewards",
-    "loss_type",
-    "beta",
-    "num_iterations",
-    "epsilon",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "learning_rate",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "gradient_checkpointing",
-    "logging_steps",
-    "log_completions",
-    "report_to",
-    "eval_strategy",
-    "eval_steps",
-    "save_steps",
-)
-"""What most runs set: shown by `gruppo train --help`, and always when a config is printed."""
 
 FIELD_DOCS: dict[str, str] = {
     name: info.description or ""
@@ -608,5 +364,4 @@ FIELD_DOCS: dict[str, str] = {
 
 def field_default(name: str) -> Any:
     """The default of a field."""
-    field = GRPOConfig.__dataclass_fields__[name]
-    return field.default_factory() if callable(field.default_factory) else field.default
+    return default_of(GRPOConfig.__dataclass_fields__[name])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -59,6 +59,9 @@ def report_all_mistakes(cls: type[T]) -> type[T]:
         _, bad_values = construct(functools.partial(validated_init, self), values)
         sound = set(names) - bad_values.keys() - problems.keys()
         rule_problems = broken_rules(self, sound)
+        if "generation_kwargs" in sound:
+            scratch = functools.partial(validated_init, cls.__new__(cls))
+            rule_problems += bad_generation_values(scratch, self.generation_kwargs or {})
         batch = batch_problems(self, self.world_size) if sound.issuperset(BATCH_FIELDS) else []
         others = [*problems.values(), *bad_values.values(), *rule_problems]
         if others:
@@ -95,16 +98,26 @@ OWN_FIELD = {
     "top_k": "top_k",
     "min_p": "min_p",
     "repetition_penalty": "repetition_penalty",
-    "cache_implementation": "cache_implementation",
     "max_new_tokens": "max_completion_length",
-    "max_length": "max_completion_length",
-    "num_return_sequences": "num_generations",
 }
-"""GenerationConfig's name -> the field that says the same."""
+"""GenerationConfig's name -> the field that says the same, whose range holds for both."""
+
+_MAY_BE_NONE = OWN_FIELD.keys() - {"max_new_tokens"}
 
 
-def _doubled_generation_keys(config: GRPOConfig) -> list[str]:
-    return [key for key in config.generation_kwargs or {} if key in OWN_FIELD]
+def bad_generation_values(construct_field: Callable[..., Any], kwargs: Mapping[str, Any]) -> list[str]:
+    """Sentences for values of generation_kwargs that are outside the range of their field."""
+    sentences = []
+    for key in OWN_FIELD.keys() & kwargs.keys():
+        value, field = kwargs[key], OWN_FIELD[key]
+        if value is None and key in _MAY_BE_NONE:  # as in transformers: off
+            continue
+        if isinstance(value, str):
+            sentences.append(f"generation_kwargs: {key}={value!r} must be a number.")
+            continue
+        _, problems = construct(construct_field, {field: value})
+        sentences += [f"generation_kwargs: {key}{text.removeprefix(field)}" for text in problems.values()]
+    return sorted(sentences)
 
 
 def _unknown_unusual(config: GRPOConfig) -> list[str]:
@@ -254,11 +267,6 @@ def broken_rules(config: GRPOConfig, sound: set[str]) -> list[str]:
         for rule in (*RULES, *unusual)
         if sound.issuperset(rule.fields) and rule.is_broken(config)
     ]
-    if "generation_kwargs" in sound:
-        sentences += [
-            f"generation_kwargs has {key!r}, which has its own field. Set {OWN_FIELD[key]} instead."
-            for key in _doubled_generation_keys(config)
-        ]
     if "allow_unusual" in sound:
         sentences += [
             f"allow_unusual has {name!r}, but only {', '.join(UNUSUAL)} are checked for unusual values. Remove it."
@@ -276,6 +284,26 @@ def _values(config: GRPOConfig, rule: Rule) -> dict[str, Any]:
 _SEQUENCE_UNFIT = ("bnpo", "dr_grpo", "dapo", "cispo")
 
 _ADAPTIVE_ONLY = {"entropy_coef_min": 0.0, "entropy_coef_max": 1.0, "entropy_coef_delta": 0.005, "entropy_target": 0.2}
+
+_OVERRULED = (
+    ("top_p", "top_p"),
+    ("top_k", "top_k"),
+    ("min_p", "min_p"),
+    ("repetition_penalty", "repetition_penalty"),
+    ("top_p", "eval_top_p"),
+    ("top_k", "eval_top_k"),
+    ("temperature", "eval_temperature"),
+    ("max_new_tokens", "eval_max_completion_length"),
+)
+"""Key of generation_kwargs, and a field that it leaves without effect."""
+
+
+def _is_overruled(config: GRPOConfig, key: str, field: str) -> bool:
+    """True if the field is set and says something else. An `eval_temperature` of 0 is greedy, whatever is said."""
+    kwargs, value = config.generation_kwargs or {}, getattr(config, field)
+    default = type(config).__dataclass_fields__[field].default
+    return key in kwargs and value not in (default, 0, kwargs[key])
+
 
 DOUBTS: tuple[Rule, ...] = (
     Rule(
@@ -304,6 +332,21 @@ DOUBTS: tuple[Rule, ...] = (
         lambda c: c.use_adaptive_entropy and not c.entropy_coef_min <= c.entropy_coef <= c.entropy_coef_max,
         "entropy_coef={entropy_coef} starts outside entropy_coef_min={entropy_coef_min} and "
         "entropy_coef_max={entropy_coef_max}, and will jump to the bound at its first change.",
+    ),
+    Rule(
+        ("generation_kwargs", "temperature"),
+        lambda c: (c.generation_kwargs or {}).get("temperature", c.temperature) != c.temperature,
+        "generation_kwargs={generation_kwargs} draws at another temperature than temperature={temperature}, of "
+        "which log-probs and loss are, as in TRL. Set temperature alone, unless you mean it.",
+    ),
+    *(
+        Rule(
+            ("generation_kwargs", field),
+            lambda c, key=key, field=field: _is_overruled(c, key, field),  # type: ignore[misc]
+            f"{field}={{{field}}} plays no part: generation_kwargs={{generation_kwargs}} has the last word. Set one of "
+            "them only.",
+        )
+        for key, field in _OVERRULED
     ),
     Rule(
         ("cache_implementation",),

@@ -7,16 +7,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
 
-def path(value: object) -> object:
-    """Path objects and `~` become plain text; None means TRL's default folder."""
-    if value is None:
-        return "trainer_output"
+def home(value: object) -> object:
+    """Text and Path objects, as text with the home folder for a leading `~`; anything else as it is."""
     return os.path.expanduser(value) if isinstance(value, str | os.PathLike) else value
+
+
+def resume(value: object) -> object:
+    """A folder, as `home`; True is the newest checkpoint, False none, also as text."""
+    words: dict[str, object] = {"true": True, "false": None}
+    return words.get(str(value).lower(), home(value))
+
+
+def path(value: object) -> object:
+    """As `home`; None means TRL's default folder."""
+    return "trainer_output" if value is None else home(value)
 
 
 def choice(value: object) -> object:
@@ -91,19 +100,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return value if value is None or isinstance(value, bool | int | float | str) else str(value).removeprefix("torch.")
-
-
-class RichGroup:
-    """Some fields of one group, which rich prints as Group(name=value, ...)."""
-
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self.values = values
-
-    @staticmethod
-    def named(group: str, values: Mapping[str, Any]) -> RichGroup:
-        """An object whose class, and so whose printed name, is the group's."""
-        kind: type[RichGroup] = type(group, (RichGroup,), {})
-        return kind(values)
-
-    def __rich_repr__(self) -> Iterator[tuple[str, Any]]:
-        yield from self.values.items()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
+from itertools import takewhile
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -81,6 +82,21 @@ def _sentence(name: str, value: Any, detail: ErrorDetails) -> str:
 
 def _choice_sentence(shown: str, value: Any, expected: str) -> str:
     words = [word.strip(" '") for word in expected.replace(" or ", ",").split(",") if word.strip(" '")]
-    near = get_close_matches(str(value).lower(), words, n=1, cutoff=0.4)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    near = _nearest(str(value).lower(), words)
+    hint = "" if near is None else f" Did you mean {near!r}?"
     return f"{shown} must be one of {', '.join(words)}.{hint}"
+
+
+def _nearest(word: str, words: list[str]) -> str | None:
+    """The first of those that begin most like `word`, four letters at least; else the most similar; else None."""
+    near = get_close_matches(word, words, n=len(words), cutoff=0.4)
+    if not near:
+        return None
+    alike = {name: _num_alike(word, name) for name in words if name in near}
+    first = max(alike, key=lambda name: alike[name])
+    return first if alike[first] >= 4 else near[0]
+
+
+def _num_alike(a: str, b: str) -> int:
+    """Letters that both begin with."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))

@@ -6,13 +6,17 @@ what resuming needs. Nothing is downloaded here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from huggingface_hub import CommitScheduler, HfApi, ModelCard, ModelCardData
 
 from gruppo.errors import GruppoError, boundary
+from gruppo.plan_checks import count
 
 if TYPE_CHECKING:
     from gruppo.config import GRPOConfig
@@ -124,22 +128,63 @@ class CompletionsUpload:
             self._scheduler.stop()
 
 
-def write_model_card(folder: Path, *, base_model: str, dataset: str | None, config: GRPOConfig) -> None:
-    """README.md with the hub's metadata: what was trained, from what, with which objective."""
+@dataclass(frozen=True, slots=True)
+class CardFacts:
+    """What only the user can say of a model, for its card."""
+
+    model_name: str | None = None
+    """None takes the name of the folder."""
+    datasets: tuple[str, ...] = ()
+    """Ids on the hub."""
+    tags: tuple[str, ...] = ()
+
+    def with_given(
+        self, model_name: str | None, dataset_name: str | Sequence[str] | None, tags: str | Sequence[str] | None
+    ) -> CardFacts:
+        """These facts, and in their place what is not None."""
+        return CardFacts(
+            self.model_name if model_name is None else model_name,
+            self.datasets if dataset_name is None else _names(dataset_name),
+            self.tags if tags is None else _names(tags),
+        )
+
+
+def _names(given: str | Sequence[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+_MARK = "<!-- Written by gruppo, and anew at every save. Take this line out, and the file is yours: it stays. -->"
+_PACKAGES = ("gruppo", "transformers", "torch")
+
+
+def persons_readme(folder: Path) -> bytes | None:
+    """README.md as it is, if there is one without the line that says it is gruppo's."""
+    path = folder / "README.md"
+    if not path.exists():
+        return None
+    content = path.read_bytes()
+    return None if _MARK.encode() in content else content
+
+
+def write_model_card(folder: Path, *, base_model: str, config: GRPOConfig, facts: CardFacts, num_steps: int) -> None:
+    """README.md with the hub's metadata: what was trained, from what, with which objective and which versions."""
     is_on_hub = base_model.count("/") <= 1 and not Path(base_model).exists()
-    data = ModelCardData(
+    name = facts.model_name or folder.resolve().name
+    metadata = ModelCardData(
         base_model=base_model if is_on_hub else None,
-        datasets=[dataset] if dataset else None,
+        datasets=list(facts.datasets) or None,
         library_name="transformers",
-        tags=["gruppo", "grpo", "reinforcement-learning"],
-        model_name=folder.name,
+        tags=["gruppo", "grpo", "reinforcement-learning", *facts.tags],
+        model_name=name,
     )
     source = f"[{base_model}](https://huggingface.co/{base_model})" if is_on_hub else "A local model"
+    data = ", ".join(f"[{one}](https://huggingface.co/datasets/{one})" for one in facts.datasets)
     text = (
-        f"---\n{data.to_yaml()}\n---\n\n# {folder.name}\n\n"
-        f"{source} after GRPO post-training "
+        f"---\n{metadata.to_yaml()}\n---\n{_MARK}\n\n# {name}\n\n"
+        f"{source} after {count(num_steps, 'step')} of GRPO post-training{f' on {data}' if data else ''} "
         "([DeepSeekMath](https://huggingface.co/papers/2402.03300)) with gruppo.\n\n"
         f"Objective: `loss_type={config.loss_type}`, `beta={config.beta}`, `scale_rewards={config.scale_rewards}`, "
-        f"`num_generations={config.num_generations}`, `learning_rate={config.learning_rate}`.\n"
+        f"`num_generations={config.num_generations}`, `learning_rate={config.learning_rate}`.\n\n"
+        f"Versions: {', '.join(f'{package} {version(package)}' for package in _PACKAGES)}.\n"
     )
     ModelCard(text).save(folder / "README.md")

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from gruppo.algorithm.advantages import AdvantageTable
 from gruppo.chat import piece_decoder
-from gruppo.checkpoint import save_pretrained
+from gruppo.checkpoint import newest_checkpoint, save_pretrained
 from gruppo.data.load import eval_sets
 from gruppo.errors import DataError
 from gruppo.evaluation import Evaluation, Evaluator, whole_groups
-from gruppo.hub import CompletionsUpload, Uploads, write_model_card
+from gruppo.hub import CardFacts, CompletionsUpload, Uploads, persons_readme, write_model_card
 from gruppo.log_window import LogWindow
 from gruppo.metrics import Mean
 from gruppo.monitor.completions_table import CompletionsTable
@@ -52,6 +52,7 @@ class Milestones:
         assemble: Assemble,
         advantage: Callable[..., AdvantageTable],
         compute: Callable[[list[Group]], dict[str, float]] | None,
+        log: Callable[[dict[str, float]], None],
     ) -> None:
         self.parts, self.config, self.plan = parts, parts.config, parts.plan
         self.callbacks = parts.callbacks
@@ -61,7 +62,8 @@ class Milestones:
         self._watch: Watch | None = None
         self._completions_upload: CompletionsUpload | None = None
         self._checkpoints, self._uploads = RunCheckpoints(parts), Uploads(self.config)
-        self._compute = compute
+        self._compute, self._log = compute, log
+        self.card = CardFacts()
         self._evaluator = Evaluator(
             rollout=parts.rollout,
             scorer=parts.scorer,
@@ -92,6 +94,8 @@ class Milestones:
         self.parts.monitor.begin()
         for line in self.parts.start_lines():
             self.parts.display.message(line)
+        if reader is not None:
+            self.parts.display.message(f"resumed     from {reader.folder} at step {start_step}")
         self._put_aside(start_step)
         self.parts.display.start(self.plan.total_steps, start_step)
         self.callbacks.on_train_begin()
@@ -114,12 +118,19 @@ class Milestones:
             upload, self._completions_upload = self._completions_upload, None
             upload.close(is_complete=outcome != "interrupted")
 
+    def say_stopped(self) -> None:
+        """For a person who pressed Ctrl-C: where training stopped, and what it could go on from."""
+        newest = newest_checkpoint(self._run_dir)
+        rest = "there is no checkpoint to go on from" if newest is None else f"the newest checkpoint is {newest}"
+        place = f"{self.callbacks.state.global_step} of {self.plan.total_steps}"
+        self.parts.display.message(f"stopped     at step {place}; {rest}")
+
     def finish(self, metrics: dict[str, float]) -> None:
         """After the last step of a training that was not broken off."""
         state = self.callbacks.state
         if self.config.load_best_model_at_end:
             self._checkpoints.load_best()
-        self.callbacks.on_log(metrics)
+        self._log(dict(metrics))
         if self._recorder is not None:
             self._recorder.record_event("train_end", step=state.global_step, **metrics)
         self.callbacks.on_train_end()
@@ -156,7 +167,7 @@ class Milestones:
     def _log_evaluate_save(self, batch: TrainBatch | None) -> None:
         state = self.callbacks.state
         if self.callbacks.control.should_log and self.window.num_steps:
-            self.callbacks.on_log(self.window.line() | (self._watch.values if self._watch is not None else {}))
+            self._log(self.window.line() | (self._watch.values if self._watch is not None else {}))
             if self._recorder is not None:
                 self._recorder.log_completions(state.global_step)
         if self.callbacks.control.should_evaluate:
@@ -240,7 +251,7 @@ class Milestones:
         if self._compute is not None:
             values |= self._compute(whole_groups(found.batches, parts.world))
         metrics = {f"{prefix}_{name}": value for name, value in values.items()}
-        self.callbacks.on_log(metrics)
+        self._log(dict(metrics))
         if self._recorder is not None:
             self._recorder.record_step(state.global_step, metrics, split=prefix)
         if self._watch is not None:
@@ -261,9 +272,25 @@ class Milestones:
         parts = self.parts
         if parts.world.is_main:
             folder.mkdir(parents=True, exist_ok=True)
+            readme = persons_readme(folder)
             save_pretrained(folder, parts.policy.model, parts.policy.tokenizer, parts.policy.adapter)
-            write_model_card(folder, base_model=parts.policy.name, dataset=None, config=self.config)
+            if readme is None:
+                self._write_card(folder)
+            else:
+                (folder / "README.md").write_bytes(readme)  # peft has added to it
         parts.world.barrier()
+
+    def save_card(self, facts: CardFacts) -> bool:
+        """README.md in output_dir; False, on the main process, if a person wrote one, which stays."""
+        self.card = facts
+        is_kept = self.parts.world.is_main and persons_readme(self._run_dir) is not None
+        if self.parts.world.is_main and not is_kept:
+            self._write_card(self._run_dir)
+        return not is_kept
+
+    def _write_card(self, folder: Path) -> None:
+        step, name = self.callbacks.state.global_step, self.parts.policy.name
+        write_model_card(folder, base_model=name, config=self.config, facts=self.card, num_steps=step)
 
     def save_checkpoint(self, batch: TrainBatch | None) -> None:
         """checkpoint-<step>; `batch` is the round still in use, if the step is inside one."""

@@ -56,7 +56,7 @@ class RunCheckpoints:
         """
         if not resume_from:
             return None
-        folder = self._run_dir if resume_from is True else Path(resume_from)
+        folder = self._run_dir if resume_from is True else Path(resume_from).expanduser()
         if not (folder / "manifest.json").is_file():
             folder = newest_checkpoint(folder) or _no_checkpoint(resume_from, folder)
         reader = CheckpointReader(folder, self._parts.world)

@@ -5,14 +5,14 @@
 It has TRL's constructor and public methods, calls transformers' callbacks, and is not a `transformers.Trainer`: the
 loop is `train` and `train_round` below, and nothing else runs. Each step is a part of its own (`collect`, `scoring`,
 `algorithm`, `learner`); this is the only file that knows all parts. How they are built from the user's arguments is in
-`wiring.py`; logging, evaluating and saving between two steps is in `milestones.py`.
+`wiring.py`; logging, evaluating and saving between two steps is in `milestones.py`; what scripts call besides `train`
+is in `script_methods.py`.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,11 +21,14 @@ from transformers.trainer_utils import TrainOutput, speed_metrics
 from gruppo.algorithm.advantages import AdvantageTable, group_relative
 from gruppo.assemble import assemble
 from gruppo.callbacks import Callback
+from gruppo.context_check import warn_if_beyond_context
 from gruppo.data.order import round_prompts, slice_assignment
 from gruppo.data.prompts import PromptDataset
+from gruppo.hooks import refuse_idle_hooks
 from gruppo.memory import freed_memory_kept
 from gruppo.milestones import Milestones
 from gruppo.round_metrics import RoundLengths, as_round_values, length_metrics, pass_metrics, reward_metrics
+from gruppo.script_methods import ScriptMethods
 from gruppo.settings import train_sampling
 from gruppo.types import Group, Prompt, RewardTable, TrainBatch
 from gruppo.wiring import Arguments, wire
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
     from gruppo.config import GRPOConfig
 
 
-class GRPOTrainer:
+class GRPOTrainer(ScriptMethods):
     """Group Relative Policy Optimization (arXiv 2402.03300), by TRL 1.16's constructor: names and order.
 
     Args:
@@ -92,6 +95,8 @@ class GRPOTrainer:
             not_yet={"tools": tools, "environment_factory": environment_factory},
         )
         self._parts = parts = wire(self, given)
+        if rollout_func is None:
+            warn_if_beyond_context(parts.policy.model.config, parts.config, parts.data.train_prompts)
         self.args, self.plan = parts.config, parts.plan
         self.model, self.processing_class, self.accelerator = (
             parts.policy.model,
@@ -105,11 +110,18 @@ class GRPOTrainer:
         self.reward_funcs = [source.function for source in parts.scorer.sources]
         self.reward_func_names = [source.name for source in parts.scorer.sources]
         self.reward_weights = torch.tensor(parts.scorer.weights, dtype=torch.float32)
-        self._milestones = Milestones(parts, assemble=self.assemble, advantage=self.advantage, compute=compute_metrics)
+        self._milestones = Milestones(
+            parts, assemble=self.assemble, advantage=self.advantage, compute=compute_metrics, log=self.log
+        )
         self._milestones.callbacks.on_init_end()
         self._stream: Iterator[list[Prompt]] | None = None
         self._in_use: TrainBatch | None = None
         self._num_new_tokens = 0.0
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Raises ConfigError if the class overrides a hook of TRL's that would never be called."""
+        super().__init_subclass__(**kwargs)
+        refuse_idle_hooks(cls, GRPOTrainer)
 
     # -- the four steps
 
@@ -204,7 +216,8 @@ class GRPOTrainer:
         """Train to the end of the plan, or until a callback stops it.
 
         Args:
-            resume_from_checkpoint: a checkpoint's folder, or True for the newest in `output_dir`.
+            resume_from_checkpoint: a checkpoint's folder, or True for the newest in `output_dir`; None takes the
+                config's, False none.
 
         Returns transformers' TrainOutput: global step, mean training loss, run metrics.
         Raises CheckpointError if the checkpoint cannot be resumed from.
@@ -213,13 +226,17 @@ class GRPOTrainer:
         self._stream = None
         outcome = "interrupted"
         try:
-            self._in_use = milestones.begin(resume_from_checkpoint or self.args.resume_from_checkpoint)
+            asked, default = resume_from_checkpoint, self.args.resume_from_checkpoint
+            self._in_use = milestones.begin(default if asked is None else asked)
             start, first_step = time.time(), self.state.global_step
             with freed_memory_kept():
                 self._run_epochs()
             metrics = self._run_metrics(start, self.state.global_step - first_step)
             milestones.finish(metrics | milestones.window.leftovers())
             outcome = "finished"
+        except KeyboardInterrupt:
+            milestones.say_stopped()
+            raise
         finally:
             milestones.close(outcome)
             self.scorer.close()
@@ -284,62 +301,3 @@ class GRPOTrainer:
     def _own_rows(self, num_rows: int) -> slice:
         world = self._parts.world
         return slice(world.rank * num_rows // world.size, (world.rank + 1) * num_rows // world.size)
-
-    # -- what else TRL's trainer offers
-
-    @property
-    def state(self) -> Any:
-        """transformers' TrainerState: `global_step`, `epoch`, `log_history`, ..."""
-        return self._milestones.callbacks.state
-
-    @property
-    def control(self) -> Any:
-        """transformers' TrainerControl."""
-        return self._milestones.callbacks.control
-
-    @property
-    def callback_handler(self) -> Any:
-        return self._milestones.callbacks.handler
-
-    @property
-    def optimizer(self) -> Any:
-        return self._parts.learner.optimizer
-
-    @property
-    def lr_scheduler(self) -> Any:
-        return self._parts.learner.scheduler
-
-    def evaluate(self, eval_dataset: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Sample, score and measure held-out prompts; returns metrics named `<prefix>_...` and logs them.
-
-        Args:
-            eval_dataset: a dataset, or a dict of named ones; by default the trainer's.
-        """
-        return self._milestones.evaluate(eval_dataset, metric_key_prefix)
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add a line to `state.log_history` and to every tracker."""
-        self._milestones.callbacks.on_log(logs)
-
-    def save_model(self, output_dir: str | None = None) -> None:
-        """Write model (or adapter) and tokenizer in Hugging Face's layout; by default into `output_dir`."""
-        self._milestones.save_model(Path(output_dir or self.args.output_dir))
-
-    def push_to_hub(self, commit_message: str = "End of training") -> str:
-        """Save the model and upload it; returns the repository's address."""
-        return self._milestones.push(commit_message)
-
-    def add_callback(self, callback: Callback) -> None:
-        self._milestones.callbacks.add_callback(callback)
-
-    def pop_callback(self, callback: Callback) -> Any:
-        return self._milestones.callbacks.pop_callback(callback)
-
-    def remove_callback(self, callback: Callback) -> None:
-        self._milestones.callbacks.remove_callback(callback)
-
-    def is_world_process_zero(self) -> bool:
-        return self._parts.world.is_main
-
-    def is_local_process_zero(self) -> bool:
-        return self.args.local_process_index == 0

@@ -57,6 +57,19 @@ def _vllm(*defaults: Any) -> Refused:
     return Refused(_VLLM, _NO_VLLM, defaults or (None, False))
 
 
+MEANT: dict[str, str] = {
+    "batch_size": "per_device_train_batch_size",
+    "cliprange": "epsilon",
+    "epochs": "num_train_epochs",
+    "group_size": "num_generations",
+    "init_kl_coef": "beta",
+    "kl_coef": "beta",
+    "lr": "learning_rate",
+    "max_length": "max_completion_length",
+    "max_new_tokens": "max_completion_length",
+}
+"""Names of `generate` and of other trainers -> the field to propose."""
+
 TABLE: dict[str, Entry] = {
     # -- other names for our fields
     "activation_checkpointing": Renamed("gradient_checkpointing"),
@@ -87,6 +100,9 @@ TABLE: dict[str, Entry] = {
     "include_tokens_per_second": Needless("tokens per second are logged in every run"),
     "local_rank": Needless("the launcher's environment says it", (None, -1, *range(64))),
     "log_multimodal": Needless("completions are text", (None, True, False)),
+    "log_on_each_node": Needless(
+        "one process of the whole run shows and records it, the first of the first node", (None, True, False)
+    ),
     "logging_nan_inf_filter": Needless("NaN and infinite losses are always shown", (None, True, False)),
     "overwrite_output_dir": Needless("a run continues only when resume_from_checkpoint says so", (None, False, True)),
     "restore_callback_states_from_checkpoint": Needless(
@@ -130,7 +146,6 @@ TABLE: dict[str, Entry] = {
     "fsdp": Refused("FSDP is not there yet", _WHOLE, (None, False, "", [])),
     "fsdp_config": Refused("FSDP is not there yet", _WHOLE, (None, {})),
     "log_level_replica": Refused("log_level holds on every process", _LEAVE, (None, "warning")),
-    "log_on_each_node": Refused("each node's first process logs", _LEAVE, (None, True)),
     "parallelism_config": Refused("sequence and context parallelism are not there yet", _LEAVE),
     "save_on_each_node": Refused("only the first process writes", "put output_dir on a shared disk"),
     # -- precision and speed
@@ -206,7 +221,7 @@ def translate(
 
 def unknown_name(name: str, known: Collection[str], what: str = "GRPOConfig has no field") -> str:
     """'… has no field x. Did you mean y?'"""
-    near = get_close_matches(name, known, n=1, cutoff=0.6)
+    near = [MEANT[name]] if MEANT.get(name) in known else get_close_matches(name, known, n=1, cutoff=0.6)
     return f"{what} {name!r}." + (f" Did you mean {near[0]!r}?" if near else "")
 
 

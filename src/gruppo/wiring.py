@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,11 +22,12 @@ from gruppo.callbacks import Callback, CallbackBridge
 from gruppo.clock import Clock
 from gruppo.collect import Collector
 from gruppo.config import GRPOConfig
+from gruppo.config_coerce import home
 from gruppo.data.load import eval_sets
 from gruppo.data.prompts import PromptDataset, PromptStream, prepare_dataset
 from gruppo.distributed.shard import broadcast_parameters
 from gruppo.distributed.world import World
-from gruppo.errors import ConfigError, DataError, RolloutError
+from gruppo.errors import DataError
 from gruppo.forwards import Forwards
 from gruppo.launch import start
 from gruppo.learner import Learner
@@ -36,26 +37,32 @@ from gruppo.monitor.run_monitor import RunMonitor
 from gruppo.monitor.web import WebPage
 from gruppo.plan import BatchPlan
 from gruppo.policy.load import (
-    eos_token_ids,
     has_experts,
     is_peft_model,
     load_policy,
     load_tokenizer,
     router_aux_loss_coef,
-    set_pad_token,
 )
 from gruppo.policy.logprobs import LogprobFunction, token_logprobs
 from gruppo.policy.optim import build_optimizer, build_scheduler
 from gruppo.policy.reference import FrozenCopy, Reference, reference_for
 from gruppo.policy.shared_prefix import packed_logprobs
+from gruppo.policy.vocabulary import eos_token_ids, padding_id, set_pad_token
 from gruppo.rewards.prepare import prepare_rewards
 from gruppo.rewards.score import Scorer
 from gruppo.rollout.custom import CustomRollout
 from gruppo.rollout.engine import EmbeddedEngine
 from gruppo.rollout.hf import HFEngine
-from gruppo.rollout.settings import check_sampling
 from gruppo.scoring import GlobalScorer
-from gruppo.settings import entropy_control, learner_settings, loss_settings, train_sampling
+from gruppo.settings import entropy_control, learner_settings, loss_settings
+from gruppo.start_checks import (
+    PromptCheck,
+    check_arguments,
+    check_eval_columns,
+    check_generation_kwargs,
+    check_output_folder,
+    eval_name,
+)
 from gruppo.types import Prompt
 
 if TYPE_CHECKING:
@@ -150,22 +157,26 @@ class Parts:
 
 def wire(trainer: Any, given: Arguments) -> Parts:
     """See GRPOTrainer for the arguments. Raises ConfigError, DataError, ModelError or RewardError."""
-    _refuse(given)
+    given = replace(given, model=home(given.model))
+    check_arguments(given)
     config = given.config or GRPOConfig(f"{given.model_name.rstrip('/').split('/')[-1]}-GRPO")
     HealthMonitor(config.to_dict(), thresholds=config.health_thresholds, actions=config.health_actions)  # checks names
     if given.rollout_func is None:
-        _check_generation_kwargs(config)
+        check_generation_kwargs(config)
     accelerator, notes = start(config)
     world = World(accelerator)
     callbacks = CallbackBridge(config, given.callbacks, model=None, processing_class=None, world=world)
     tokenizer = _tokenizer(given, config)
     data = _data(given, config, tokenizer)
     plan = _plan(config, data, world)
+    check_output_folder(config, world)
     notes += data.train_prompts.notes if isinstance(data.train_prompts, PromptDataset) else []
     scorer = _scorer(given, config, data, world)
     display = Progress(world.is_main and not config.disable_tqdm)
     clock = Clock(display.phase)
     policy = _policy(given, config, tokenizer, accelerator, world)
+    prompt_check = PromptCheck(policy.model, tokenizer, has_rollout_func=given.rollout_func is not None)
+    prompt_check.at_start(data)
     engine = _engine(given, config, trainer, policy, accelerator)
     learner = _learner(given, config=config, plan=plan, policy=policy, accelerator=accelerator, world=world)
     callbacks.attach(model=policy.model, processing_class=tokenizer)
@@ -178,7 +189,7 @@ def wire(trainer: Any, given: Arguments) -> Parts:
         world=world,
         data=data,
         policy=policy,
-        rollout=Collector(engine, tokenizer, world, clock),
+        rollout=Collector(engine, tokenizer, world, clock, prompt_check.of_round),
         scorer=GlobalScorer(scorer, world, clock),
         learner=learner,
         callbacks=callbacks,
@@ -187,31 +198,6 @@ def wire(trainer: Any, given: Arguments) -> Parts:
         clock=clock,
         notes=notes,
     )
-
-
-def _refuse(given: Arguments) -> None:
-    not_yet = [name for name, value in given.not_yet.items() if value is not None]
-    if not_yet:
-        raise ConfigError(
-            f"{' and '.join(not_yet)} cannot be used yet: gruppo trains single-turn completions so far. Leave it out; "
-            "a rollout_func can run tools itself and mark their tokens with env_mask."
-        )
-    has_adapter = given.peft_config is not None or is_peft_model(given.model)
-    if given.config is not None and given.config.sync_ref_model and has_adapter:
-        raise ConfigError(
-            "sync_ref_model=True cannot be used with an adapter: the reference shares the policy's weights, so there "
-            "is no second model to move. Set sync_ref_model=False, or train the full model."
-        )
-    optimizer, scheduler = given.optimizers
-    if optimizer is None and scheduler is not None:
-        raise ConfigError("optimizers=(None, scheduler): a scheduler belongs to an optimizer. Pass both, or neither.")
-
-
-def _check_generation_kwargs(config: GRPOConfig) -> None:
-    try:
-        check_sampling(train_sampling(config, eos_token_ids=(), pad_token_id=0, step=0))
-    except RolloutError as error:  # not while sampling: it is a setting that cannot be
-        raise ConfigError(str(error)) from error
 
 
 def _tokenizer(given: Arguments, config: GRPOConfig) -> Any:
@@ -268,21 +254,23 @@ def _eval_prompts(sets: Mapping[str, Any], prepare: Callable[[Any, str], Any]) -
     """Held-out sets are finite: a stream is read to its end."""
     found: dict[str, Sequence[Prompt]] = {}
     for name, dataset in sets.items():
-        prompts = prepare(dataset, f"eval_dataset[{name!r}]" if name else "eval_dataset")
+        prompts = prepare(dataset, eval_name(name))
         found[name] = list(prompts.epoch()) if isinstance(prompts, PromptStream) else prompts
     return found
 
 
 def _scorer(given: Arguments, config: GRPOConfig, data: Data, world: World) -> Scorer:
+    has_extras = given.rollout_func is not None
     sources = prepare_rewards(
         given.reward_funcs,
         reward_processing_classes=given.reward_processing_classes,
         columns=data.train_prompts.columns,
-        extra_columns_allowed=given.rollout_func is not None,
+        extra_columns_allowed=has_extras,
         model_init_kwargs=config.model_init_kwargs,
         is_conversational=data.train_prompts.is_conversational,
         chat_template_kwargs=config.chat_template_kwargs,
     )
+    check_eval_columns(sources, data.eval_prompts, extra_columns_allowed=has_extras)
     for source in sources:
         if isinstance(source.function, torch.nn.Module):
             source.function.to(world.device)
@@ -309,6 +297,7 @@ def _policy(given: Arguments, config: GRPOConfig, tokenizer: Any, accelerator: A
         cast_lm_head_to_fp32=config.cast_lm_head_to_fp32,
     )
     set_pad_token(model, tokenizer)
+    pad_token_id = padding_id(model, tokenizer)
     model.to(world.device)
     broadcast_parameters(model, world)
     is_fresh = given.peft_config is not None
@@ -324,14 +313,14 @@ def _policy(given: Arguments, config: GRPOConfig, tokenizer: Any, accelerator: A
         tokenizer=tokenizer,
         adapter=model.active_adapter if is_peft_model(model) else None,
         eos_token_ids=eos_token_ids(model, tokenizer),
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=pad_token_id,
         reference=reference,
         forwards=Forwards(
             model,
             reference,
             logprobs=logprobs,
             temperature=config.temperature,
-            pad_token_id=tokenizer.pad_token_id,
+            pad_token_id=pad_token_id,
             has_aux_loss=router_aux_loss_coef(model, config.router_aux_loss_coef) != 0.0,
             autocast=accelerator.autocast,
         ),

@@ -63,6 +63,14 @@ def test_mistakes_are_one_clean_message(
     assert capsys.readouterr().err == message
 
 
+def test_the_home_folder_may_be_short_after_an_equals_sign(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    received: list[str] = []
+    monkeypatch.setattr("gruppo.cli.train.run", lambda argv: received.extend(argv) or 0)
+    assert cli.main(["train", "--output=~/page.html", "--text=a=~/b", "--short=~", "~/run", "x=~/y"]) == 0
+    assert received == ["--output=/home/someone/page.html", "--text=a=~/b", "--short=~", "~/run", "x=~/y"]
+
+
 def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(argv: list[str]) -> int:
         raise ZeroDivisionError

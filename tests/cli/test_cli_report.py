@@ -132,6 +132,7 @@ def test_it_works_on_a_run_that_just_began(tmp_path: Path, capsys: pytest.Captur
     ("arguments", "message"),
     [
         (["nowhere", "-o", "x.html"], "gruppo report: 'nowhere' holds no run"),
+        (["nowhere"], "gruppo report: 'nowhere' holds no run"),
         (["{run}"], "gruppo report: There is nothing to write: give -o"),
         (
             ["{run}", "-o", "{run}/no/such/x.html"],

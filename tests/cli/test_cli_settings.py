@@ -225,3 +225,11 @@ def test_resolved_toml_says_where_values_come_from_and_reads_back(tmp_path: Path
 @pytest.mark.parametrize("value", [True, 3, -1.5, 1e-08, 1e22, "a'b\"\\\n\x7f é", ["x", 1], {"a b": {"c": []}}])
 def test_toml_values_read_back(value: object) -> None:
     assert tomllib.loads(f"x = {toml_value(value)}") == {"x": value}
+
+
+def test_resolved_toml_of_a_folder_that_cannot_be(tmp_path: Path) -> None:
+    taken = write(tmp_path / "taken", "x")
+    flags = ["--model", "m", "--dataset", "d", "--reward_funcs", "a:b", "--output_dir", taken]
+    settings = read_settings(flags, "train")
+    with pytest.raises(ConfigError, match=r"output_dir='.*taken' is a file"):
+        write_resolved(settings)

@@ -79,6 +79,42 @@ def test_adapter_options(workspace: Path) -> None:
     assert objects.adapter(read_settings(["run.toml", "--lora-r", "4", "--use-peft", "false"], "train").options) is None
 
 
+@pytest.mark.parametrize(
+    ("text", "modules"),
+    [
+        ("all-linear", "all-linear"),
+        ("[all-linear]", "all-linear"),
+        ("q_proj", {"q_proj"}),
+        ("[q_proj]", {"q_proj"}),
+        ("[q_proj, v_proj]", {"q_proj", "v_proj"}),
+        (".*[qv]_proj", ".*[qv]_proj"),
+    ],
+)
+def test_adapter_modules_of_a_file(workspace: Path, text: str, modules: object) -> None:
+    (workspace / "lora.yaml").write_text(f"lora_r: 4\nlora_target_modules: {text}\n")
+    lora = objects.adapter(read_settings(["run.toml", "lora.yaml"], "train").options)
+    assert lora.target_modules == modules
+
+
+def test_all_linear_is_a_flag_too(workspace: Path) -> None:
+    argv = ["run.toml", "--lora_r", "4", "--lora_target_modules", "all-linear"]
+    assert objects.adapter(read_settings(argv, "train").options).target_modules == "all-linear"
+
+
+@pytest.mark.parametrize("word", ["True", "true"])
+def test_going_on_from_the_newest_checkpoint(workspace: Path, word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "run.toml", "--save-steps", "1"]) == 0
+    assert main(["train", "run.toml", "--max-steps", "3", "--resume-from-checkpoint", word]) == 0
+    assert "resumed     from out/checkpoint-2 at step 2\n" in capsys.readouterr().out
+    assert "resume_from_checkpoint = true  # flag" in (workspace / "out" / "resolved.toml").read_text()
+
+
+def test_the_card_names_a_dataset_of_the_hub_alone(workspace: Path) -> None:
+    assert objects.hub_dataset(read_settings(["run.toml"], "train").options) is None
+    named = read_settings(["run.toml", "--dataset", "trl-lib/tldr"], "train")
+    assert objects.hub_dataset(named.options) == "trl-lib/tldr"
+
+
 def test_the_demo_gets_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
     import types

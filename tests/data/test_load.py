@@ -103,6 +103,70 @@ def test_an_empty_file_is_called_empty(tmp_path, name, streaming):
         load_prompts(tmp_path / name, streaming=streaming)
 
 
+def without_rows(tmp_path, kind):
+    """Something that holds column names, or the names of splits, but no row of `train`; and what to load of it."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    empty = Dataset.from_dict({"prompt": []})
+    match kind:
+        case "saved":
+            empty.save_to_disk(folder)
+        case "saved after a filter":  # it has a file of no rows; the others have no file
+            Dataset.from_list(ROWS).filter(lambda row: False).save_to_disk(folder)
+        case "saved split":
+            DatasetDict({"train": empty, "test": Dataset.from_list(ROWS)}).save_to_disk(folder)
+        case "folder of headers":
+            (folder / "train.csv").write_text("prompt,answer\n")
+        case "folder of empty files":
+            (folder / "train.jsonl").touch()
+        case _:
+            path = folder / kind
+            path.write_text("[]" if kind == "train.json" else "prompt,answer\n")
+            return path
+    return folder
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "train.csv",
+        "train.json",
+        "saved",
+        "saved after a filter",
+        "saved split",
+        "folder of headers",
+        "folder of empty files",
+    ],
+)
+def test_a_dataset_without_rows_says_so_when_it_is_loaded(tmp_path, kind, streaming):
+    source = without_rows(tmp_path, kind)
+    message = r"^The dataset '.*set.*' has no rows in 'train'. Add rows with a column `prompt`, or name another split"
+    with pytest.raises(DataError, match=message):
+        load_prompts(source, streaming=streaming)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_parquet_without_rows_is_empty_too(tmp_path, streaming):
+    Dataset.from_dict({"prompt": []}).to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match=r"rows.parquet' is empty: it holds no rows"):
+        load_prompts(tmp_path / "rows.parquet", streaming=streaming)
+
+
+def test_a_split_without_rows_leaves_the_others_usable(tmp_path):
+    folder = without_rows(tmp_path, "saved split")
+    assert load_prompts(folder, split="test").to_list() == ROWS
+    assert load_prompts(folder, split="train+test[1:]").to_list() == ROWS[1:]
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "saved"])
+def test_a_cut_that_leaves_no_rows_asks_for_a_larger_part(tmp_path, name):
+    write(tmp_path / "rows.jsonl")
+    Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved")
+    with pytest.raises(DataError, match=r"has no rows in 'train\[2:\]'. Take a larger part, or name"):
+        load_prompts(tmp_path / name, split="train[2:]")
+
+
 def test_the_home_folder_may_be_short(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     write(tmp_path / "rows.jsonl")

@@ -103,6 +103,15 @@ def test_a_metric_does_not_overwrite_the_fields_of_its_line(tmp_path):
     assert line["time"] > 0.0
 
 
+def test_an_event_keeps_the_fields_of_its_line_too(tmp_path):
+    recorder = fakes.make_recorder(tmp_path)
+    recorder.record_event("checkpoint", step=3, kind="other", attempt=7, time=0.0, path="checkpoint-3")
+    recorder.close()
+    _, line, _ = read_lines(tmp_path / "events.jsonl")
+    assert (line["kind"], line["attempt"], line["step"], line["path"]) == ("checkpoint", 1, 3, "checkpoint-3")
+    assert line["time"] > 0.0
+
+
 def test_rollout_columns_and_values(tmp_path):
     recorder = fakes.make_recorder(tmp_path)
     fakes.record_round(recorder, 12, length=[1, 2.5, None, True], note=["a", {"b": [1]}, None, 3])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gruppo.monitor.health.audit import read_config
 from gruppo.monitor.server.events import Landmarks, events_since, latest_events
 from gruppo.monitor.server.findings import detectors_of, num_open, standing
 from gruppo.monitor.server.folders import find_runs
@@ -73,6 +74,9 @@ def test_the_list_tells_how_far_each_run_is(tmp_path: Path) -> None:
 
 # -- state
 
+EVALUATION = {"attempt": 2, "start_step": None}
+"""An evaluation on its own, after a training."""
+
 
 def state_of(run: Path, now: float) -> tuple[str, str | None]:
     status = status_of(read_facts(run), signature(run), now)
@@ -89,6 +93,14 @@ def state_of(run: Path, now: float) -> tuple[str, str | None]:
         ([{}], [(1, "interrupted")], 10, ("failed", "interrupted")),
         ([{}, {"attempt": 2}], [(1, "finished")], 10, ("running", None)),
         ([{}, {"attempt": 2}], [(1, "failed"), (2, "finished")], 10, ("finished", "finished")),
+        ([{}, EVALUATION], [(1, "finished"), (2, "evaluated")], 10, ("finished", "finished")),
+        ([{}, EVALUATION], [(1, "interrupted"), (2, "evaluated")], 10, ("failed", "interrupted")),
+        ([{}, EVALUATION], [(1, "finished"), (2, "interrupted")], 10, ("finished", "finished")),
+        ([{"ended": "2026-01-01"}, EVALUATION], [], 10, ("finished", None)),
+        ([{}, EVALUATION], [(2, "evaluated")], 10, ("dead", None)),
+        ([{"start_step": None}], [(1, "evaluated")], 10, ("finished", "evaluated")),
+        ([{"start_step": None}], [(1, "interrupted")], 10, ("failed", "interrupted")),
+        ([{"start_step": None}, {"attempt": 2}], [(1, "evaluated")], 10, ("running", None)),
     ],
 )
 def test_states(
@@ -106,6 +118,27 @@ def test_states(
     for path in tmp_path.iterdir():
         os.utime(path, (5000, 5000))
     assert state_of(tmp_path, 5000 + age) == state
+
+
+def test_while_an_evaluation_runs_the_run_does(tmp_path: Path) -> None:
+    write_run_json(tmp_path, [{}, EVALUATION])
+    write_lines(tmp_path / "events.jsonl", [event("attempt_stop", 1.0, outcome="finished")])
+    (tmp_path / "heartbeat.json").write_text(json.dumps({"time": 1.0, "changed": 1.0, "attempt": 2}))
+    os.utime(tmp_path / "heartbeat.json", (5000, 5000))
+    assert state_of(tmp_path, 5010) == ("running", "finished")
+    assert state_of(tmp_path, 5100) == ("finished", "finished"), "the evaluation was killed, not the training"
+    write_lines(tmp_path / "events.jsonl", [event("attempt_stop", 2.0, attempt=2, outcome="evaluated")])
+    assert state_of(tmp_path, 5010) == ("finished", "finished")
+
+
+def test_the_settings_are_those_of_the_training(tmp_path: Path) -> None:
+    write_run_json(tmp_path / "r", [{}, EVALUATION | {"config": {"max_steps": -1}, "plan": ["another"]}], max_steps=40)
+    write_lines(tmp_path / "r" / "metrics.jsonl", [line(20, reward=1.0)])
+    with client_of(tmp_path) as client:
+        summary = get(client, only_run(client))
+    assert (summary["config"]["max_steps"], summary["plan"]) == (40, ["2 completions"])
+    assert summary["progress"]["share"] == 0.5
+    assert read_config(tmp_path / "r")["max_steps"] == 40
 
 
 def test_slow_steps_are_given_time(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 from transformers import (
+    AutoTokenizer,
     BertConfig,
     BertModel,
     FalconConfig,
@@ -24,7 +25,8 @@ from transformers import (
 
 from gruppo.errors import ModelError
 from gruppo.policy.head import Float32Head
-from gruppo.policy.load import eos_token_ids, load_policy, load_tokenizer, router_aux_loss_coef, set_pad_token
+from gruppo.policy.load import load_policy, load_tokenizer, router_aux_loss_coef
+from gruppo.policy.vocabulary import eos_token_ids, set_pad_token
 from tiny_models import EOS, PAD, VOCAB, tiny
 from tiny_tokenizer import ID, tiny_tokenizer
 
@@ -67,8 +69,10 @@ def test_a_model_is_used_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"model": "no/such/model"}, "loading the model 'no/such/model' failed"),
+        ({"model": "no/such/model"}, "^There is no folder 'no/such/model' here, and loading the model 'no/such/model'"),
         ({"model": nn.Linear(2, 2)}, "model is a Linear, but must be"),
+        ({"model": None}, "model is None: there is nothing to train. Pass a hub id"),
+        ({"model": tiny_tokenizer()}, "but must be .* A tokenizer is passed as processing_class"),
         ({"model": "x", "model_init_kwargs": {"dtype": "float7"}}, "dtype='float7'"),
         (
             {"model": "x", "model_init_kwargs": {"quantization_config": 1}, "quantization_config": 2},
@@ -203,8 +207,21 @@ def test_tokenizer_is_loaded_by_the_models_name_with_left_padding(tmp_path: Path
     tokenizer = load_tokenizer(None, str(tmp_path))
     assert (tokenizer.padding_side, tokenizer.truncation_side) == ("left", "left")
     assert tokenizer("one two")["input_ids"] == [ID["<bos>"], ID["one"], ID["two"]]
-    with pytest.raises(ModelError, match="loading the tokenizer of 'no/such/model' failed"):
+    with pytest.raises(ModelError, match=r"^There is no folder 'no/such/model' here, and loading the tokenizer of"):
         load_tokenizer(None, "no/such/model")
+
+
+def test_a_folder_that_is_there_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"^Loading the model .* failed: "):
+        load_policy(str(tmp_path))
+
+
+def test_a_model_folder_without_a_tokenizer(tmp_path: Path) -> None:
+    tiny("qwen2").save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"The tokenizer of '.*' has no vocabulary: it knows '.*' alone\."):
+        load_tokenizer(None, str(tmp_path))
+    with pytest.raises(ModelError, match="processing_class has no vocabulary"):
+        load_tokenizer(AutoTokenizer.from_pretrained(tmp_path), "unused")
 
 
 def test_tokenizers_of_the_wrong_kind() -> None:

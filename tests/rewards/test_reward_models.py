@@ -5,7 +5,7 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
-from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 from gruppo.errors import RewardError
 from gruppo.rewards import Scorer, prepare_rewards
@@ -116,14 +116,27 @@ def test_loading_by_path(tmp_path):
     torch.testing.assert_close(rewards.rewards_NF[:, 0], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_two_models_of_one_name(tmp_path):
+def test_two_models_of_one_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     for folder in ("one", "two"):
         make_model().save_pretrained(tmp_path / folder / "judge")
         make_tokenizer().save_pretrained(tmp_path / folder / "judge")
-    sources = prepare_rewards([str(tmp_path / folder / "judge") for folder in ("one", "two")])
+    sources = prepare_rewards([str(tmp_path / "one" / "judge"), "~/two/judge"])
     assert [source.name for source in sources] == ["judge", "judge_2"]
 
 
 def test_a_model_that_does_not_load(tmp_path):
-    with pytest.raises(RewardError, match="Loading the reward model"):
+    with pytest.raises(RewardError, match=r"^There is no folder '.*nothing' here, and loading the reward model"):
         prepare_rewards(str(tmp_path / "nothing"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RewardError, match=r"^Loading the reward model '.*empty' as a sequence classifier"):
+        prepare_rewards(str(tmp_path / "empty"))
+
+
+def test_a_causal_lm_is_no_reward_model(tmp_path):
+    """transformers gives it a random head, and says so in a table that scrolls by."""
+    LlamaForCausalLM(make_model().config).save_pretrained(tmp_path / "chat")
+    make_tokenizer().save_pretrained(tmp_path / "chat")
+    with pytest.raises(RewardError) as raised:
+        prepare_rewards(str(tmp_path / "chat"))
+    assert "no trained classifier: its files do not hold score.weight, so transformers drew" in str(raised.value)

@@ -51,6 +51,14 @@ def test_functions_of_modules_and_files(module, tmp_path):
     assert sys.path == [*path_before, str(tmp_path)]  # last: nothing there hides a module of the same name
 
 
+def test_the_home_folder_may_be_short(module, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert resolve_reward(f"~/{module}.py:my_reward")(["a"]) == [1.0]
+    assert resolve_reward("~/judge") == f"{tmp_path}/judge"
+    with pytest.raises(RewardError, match=f"There is no file '{tmp_path}/nowhere.py'"):
+        resolve_reward("~/nowhere.py:my_reward")
+
+
 @pytest.fixture
 def helper(tmp_path):
     """A module beside the reward's file, in a folder that nobody stands in."""

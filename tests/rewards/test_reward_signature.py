@@ -94,6 +94,12 @@ def test_missing_column_proposes_the_rename():
     )
 
 
+def test_the_prompt_counts_among_the_columns():
+    for columns in (set(), {"prompt"}):
+        with pytest.raises(RewardError, match=r"needs column `solution`; the dataset has `prompt`\. Add the column"):
+            prepare_rewards(needs_solution, columns=columns)
+
+
 @pytest.mark.parametrize(
     ("wanted", "columns", "nearest"),
     [

@@ -15,7 +15,8 @@ import tyro
 
 from gruppo.cli.field_types import in_words, members, takes_dict, type_hints
 from gruppo.cli.run_options import OPTION_DOCS, OPTION_NAMES, RECIPE_TABLE, REWARD_MODEL, RunOptions
-from gruppo.config import COMMON_FIELDS, FIELD_DOCS, FIELD_GROUPS, GRPOConfig
+from gruppo.config import FIELD_DOCS, FIELD_GROUPS, GRPOConfig
+from gruppo.config_data import COMMON_FIELDS
 from gruppo.trl_names import TABLE, Entry, Renamed
 
 COMMON_OPTIONS = ("model", "dataset", "dataset_split", "reward_funcs", "lora_r")

@@ -35,7 +35,7 @@ OK, USER_ERROR, INTERRUPTED = 0, 2, 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = [_at_home(argument) for argument in (sys.argv[1:] if argv is None else argv)]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_help())
         return OK if arguments else USER_ERROR
@@ -65,6 +65,12 @@ def _run(command: str, arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     return code
+
+
+def _at_home(argument: str) -> str:
+    """`--flag=~/x` with the home folder written out: shells do that only where `~` begins the word."""
+    flag, _, value = argument.partition("=")
+    return f"{flag}={os.path.expanduser(value)}" if flag.startswith("--") and value.startswith("~/") else argument
 
 
 def _help() -> str:

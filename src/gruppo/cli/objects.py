@@ -6,6 +6,7 @@ Imports torch and transformers, so it is imported late.
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from gruppo.cli.run_options import RunOptions
@@ -60,6 +61,11 @@ def load_eval_dataset(settings: Settings) -> Any:
     return load_prompts(source, split=split, name=name, streaming=options.dataset_streaming)
 
 
+def hub_dataset(options: RunOptions) -> str | None:
+    """The dataset's id on the hub; None if it is a file or folder."""
+    return None if Path(options.dataset).expanduser().exists() else options.dataset
+
+
 def resolve_rewards(options: RunOptions) -> list[RewardSpec]:
     """Reward functions, or ids of reward models. Raises RewardError."""
     return [resolve_reward(spec) for spec in options.reward_funcs]
@@ -78,6 +84,6 @@ def adapter(options: RunOptions) -> Any:
         r=rank,
         lora_alpha=options.lora_alpha or 2 * rank,
         lora_dropout=options.lora_dropout,
-        target_modules=options.lora_target_modules or "all-linear",
+        target_modules=options.adapter_modules,
         task_type="CAUSAL_LM",
     )

@@ -28,10 +28,10 @@ def report(
     ] = None,
 ) -> int:
     """One HTML file that needs nothing else: verdict, curves, findings, evaluations, phases, completions, settings."""
-    if output is None and png is None:
-        raise ConfigError("There is nothing to write: give -o report.html, or --png overview.png, or both.")
     from gruppo.monitor.report.contents import read_contents  # late: `--help` needs no readers
 
+    if output is None and png is None and (run / "metrics.jsonl").exists():  # without it, that is to be said first
+        raise ConfigError("There is nothing to write: give -o report.html, or --png overview.png, or both.")
     contents = read_contents(run)
     if output is not None:
         from gruppo.monitor.report.page import page

@@ -14,12 +14,13 @@ from typing import Any
 from gruppo.cli.flags import GROUPS
 from gruppo.cli.settings import Settings, default_of, value_of
 from gruppo.config_coerce import plain
+from gruppo.output_folder import make_output_folder
 
 
 def write_resolved(settings: Settings) -> Path:
-    """Write <output_dir>/resolved.toml, whole or not at all; returns its path."""
-    path = Path(settings.config.output_dir) / "resolved.toml"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write <output_dir>/resolved.toml, whole or not at all; returns its path. Raises ConfigError for a folder that
+    cannot be written."""
+    path = make_output_folder(settings.config.output_dir) / "resolved.toml"
     part = path.with_suffix(f".{os.getpid()}.part")
     part.write_text(resolved_text(settings), encoding="utf-8")
     part.replace(path)

@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from dataclasses import field
 from typing import Annotated
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from gruppo.trl_names import Entry, Needless, Refused, Renamed
+
+
+def _as_list(value: object) -> object:
+    """One name may come as text."""
+    return [value] if isinstance(value, str) else value
 
 
 @dataclass(config=ConfigDict(extra="forbid", use_attribute_docstrings=True))
@@ -50,12 +56,19 @@ class RunOptions:
     """Scale of the LoRA adapter; None takes twice its rank."""
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout in the LoRA adapter."""
-    lora_target_modules: list[str] | None = None
-    """Modules that get the adapter; None takes all linear ones."""
+    lora_target_modules: Annotated[list[str] | None, BeforeValidator(_as_list)] = None
+    """Modules that get the adapter, or one pattern; None and all-linear take all linear ones."""
 
     @property
     def has_adapter(self) -> bool:
         return self.lora_r is not None if self.use_peft is None else self.use_peft
+
+    @property
+    def adapter_modules(self) -> str | list[str]:
+        """As peft wants them: names in a list; all-linear, and what is no name but a pattern, as text."""
+        names = self.lora_target_modules or ["all-linear"]
+        is_text = len(names) == 1 and not re.fullmatch(r"[\w.]+", names[0])
+        return names[0] if is_text else names
 
     @property
     def adapter_rank(self) -> int:

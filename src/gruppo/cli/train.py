@@ -26,6 +26,7 @@ def run(argv: list[str]) -> int:
         write_resolved(settings)
     trainer.train()
     trainer.save_model(config.output_dir)
+    trainer.create_model_card(dataset_name=objects.hub_dataset(settings.options))
     if config.push_to_hub:
         trainer.push_to_hub()
     if config.should_save:

@@ -84,7 +84,7 @@ class PromptDataset:
 
     def __init__(self, rows: Rows, encoder: _Encoder) -> None:
         if len(rows) == 0:
-            raise DataError(f"{encoder.what} is empty: it has no rows.")
+            raise DataError(f"{encoder.what} is empty: it has no rows. Pass one with at least one row.")
         columns = _columns_of(rows, encoder.what)
         check_columns(columns, encoder.what)
         self._rows = rows
@@ -173,7 +173,9 @@ class PromptStream:
     def __init__(self, dataset: IterableDataset, encoder: _Encoder) -> None:
         first = next(iter(dataset), None)
         if first is None:
-            raise DataError(f"{encoder.what} is empty: the stream ended before its first row.")
+            raise DataError(
+                f"{encoder.what} is empty: the stream ended before its first row. Pass one with at least one row."
+            )
         check_columns(first.keys(), encoder.what)
         self._dataset = dataset
         self._encoder = encoder

@@ -158,10 +158,14 @@ class Recorder:
         with self._guarded("writing metrics.jsonl"):
             self._metrics.append({**own, **metrics, **own})  # own first in the file, and whatever metrics are called
 
-    def record_event(self, kind: str, **fields: Any) -> None:
-        """One line in this rank's events file: checkpoint, reward_fault, finding, ..."""
+    def record_event(self, kind: str, /, **fields: Any) -> None:
+        """One line in this rank's events file: checkpoint, reward_fault, finding, ...
+
+        A field named like one of the line's own (kind, attempt, time) is left out.
+        """
+        own = {"kind": kind, "attempt": self.attempt.number, "time": time.time()}
         with self._guarded("writing events.jsonl"):
-            self._events.append({"kind": kind, "attempt": self.attempt.number, "time": time.time(), **fields})
+            self._events.append({**own, **fields, **own})
 
     def record_rollouts(
         self,

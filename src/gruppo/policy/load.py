@@ -25,6 +25,7 @@ from transformers import (
 from transformers.utils import is_peft_available
 
 from gruppo.errors import ModelError, boundary
+from gruppo.model_source import loading
 from gruppo.policy.head import Float32Head
 from gruppo.policy.logprobs import causal_lm
 
@@ -68,7 +69,9 @@ def load_policy(
     if isinstance(model, str):
         policy = _from_pretrained(model, _load_kwargs(kwargs, quantization_config, trust_remote_code))
     else:
-        policy = _checked_instance(model, kwargs, quantization_config)
+        check_model_kind(model)
+        _say_ignored(kwargs, quantization_config)
+        policy = model
     if peft_config is not None:
         policy = _with_adapter(policy, peft_config)
     if is_peft_model(policy):
@@ -92,11 +95,12 @@ def load_tokenizer(
         model_id: `model.config._name_or_path` or what the user passed as the model.
 
     Raises:
-        ModelError: a processor (vision-language models), another type, a load that fails, no pad and no EOS token.
+        ModelError: a processor (vision-language models), another type, a load that fails, no pad and no EOS token, no
+            vocabulary.
     """
     tokenizer = processing_class
     if tokenizer is None:
-        with boundary(ModelError, f"loading the tokenizer of {model_id!r}"):
+        with boundary(ModelError, loading("the tokenizer of", model_id)):
             tokenizer = AutoTokenizer.from_pretrained(
                 model_id,
                 revision=revision,
@@ -114,6 +118,7 @@ def load_tokenizer(
             f"processing_class is a {type(tokenizer).__name__}, but must be a transformers tokenizer "
             "(PreTrainedTokenizerBase), or None for the model's own."
         )
+    _check_vocabulary(tokenizer, model_id, is_given=processing_class is not None)
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise ModelError(
@@ -124,23 +129,17 @@ def load_tokenizer(
     return tokenizer
 
 
-def set_pad_token(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Writes the tokenizer's pad id into the model's config and generation config, so that a saved model agrees."""
-    lm = causal_lm(model)
-    lm.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    if lm.generation_config is not None:
-        lm.generation_config.pad_token_id = tokenizer.pad_token_id
-
-
-def eos_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Every id that ends a completion: the tokenizer's EOS, then all of the model's generation config."""
-    generation_config = causal_lm(model).generation_config
-    declared = None if generation_config is None else generation_config.eos_token_id
-    declared = [declared] if isinstance(declared, int) else list(declared or [])
-    own = tokenizer.eos_token_id
-    if own is not None and own not in declared:
-        declared = [own, *declared]
-    return tuple(declared)
+def check_model_kind(model: Any) -> None:
+    """Raises ModelError for what can be no policy; nothing is loaded."""
+    if isinstance(model, str | PreTrainedModel) or is_peft_model(model):
+        return
+    kinds = "a hub id or path (str), a transformers PreTrainedModel or a PeftModel"
+    if model is None:
+        raise ModelError(f"model is None: there is nothing to train. Pass {kinds}.")
+    hint = ""
+    if isinstance(model, PreTrainedTokenizerBase | ProcessorMixin):
+        hint = " A tokenizer is passed as processing_class."
+    raise ModelError(f"model is a {type(model).__name__}, but must be {kinds}.{hint}")
 
 
 def router_aux_loss_coef(model: Any, asked: float | None) -> float:
@@ -200,7 +199,7 @@ def _load_kwargs(kwargs: dict[str, Any], quantization_config: Any, trust_remote_
 
 def _from_pretrained(model_id: str, kwargs: dict[str, Any]) -> PreTrainedModel:
     hub = {name: kwargs[name] for name in ("revision", "token", "cache_dir", "subfolder") if name in kwargs}
-    with boundary(ModelError, f"loading the model {model_id!r}"):
+    with boundary(ModelError, loading("the model", model_id)):
         config = AutoConfig.from_pretrained(model_id, trust_remote_code=kwargs["trust_remote_code"], **hub)
         return _model_class(config).from_pretrained(model_id, **kwargs)
 
@@ -211,16 +210,22 @@ def _model_class(config: PretrainedConfig) -> Any:
     return getattr(transformers, names[0], AutoModelForCausalLM) if names else AutoModelForCausalLM
 
 
-def _checked_instance(model: Any, kwargs: dict[str, Any], quantization_config: Any) -> Any:
-    if not (isinstance(model, PreTrainedModel) or is_peft_model(model)):
-        raise ModelError(
-            f"model is a {type(model).__name__}, but must be a hub id or path (str), a transformers PreTrainedModel or "
-            "a PeftModel."
-        )
+def _say_ignored(kwargs: dict[str, Any], quantization_config: Any) -> None:
     for name, value in (("model_init_kwargs", kwargs), ("quantization_config", quantization_config)):
         if value:
             logger.warning("%s is ignored: the model is loaded already.", name)
-    return model
+
+
+def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, model_id: str, *, is_given: bool) -> None:
+    """A folder with a config and no tokenizer gives one of a few special tokens, and prompts without tokens."""
+    if len(tokenizer) > len(set(tokenizer.all_special_ids)):
+        return
+    whose = "processing_class" if is_given else f"The tokenizer of {model_id!r}"
+    known = ", ".join(map(repr, tokenizer.all_special_tokens)) or "nothing"
+    raise ModelError(
+        f"{whose} has no vocabulary: it knows {known} alone. This is what transformers makes of a folder without "
+        "tokenizer files. Save the model's tokenizer there (tokenizer.save_pretrained), or pass it as processing_class."
+    )
 
 
 def _with_adapter(model: Any, peft_config: Any) -> Any:

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from gruppo.errors import ModelError
+from gruppo.modes import eval_mode
 from gruppo.policy.load import is_peft_model
 from gruppo.policy.logprobs import LogprobFunction, token_logprobs
-from gruppo.policy.modes import eval_mode
 from gruppo.types import TrainBatch
 
 REFERENCE_ADAPTER = "ref"

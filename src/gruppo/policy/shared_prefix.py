@@ -25,6 +25,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from gruppo.errors import ModelError, boundary
+from gruppo.modes import eval_mode
 from gruppo.policy.attention_switch import ROW_ARGUMENT, Visit, packed_attention
 from gruppo.policy.head import score_tokens
 from gruppo.policy.logprobs import (
@@ -38,7 +39,6 @@ from gruppo.policy.logprobs import (
     takes_positions,
     token_logprobs,
 )
-from gruppo.policy.modes import eval_mode
 from gruppo.policy.packing import PackedRow, pack
 from gruppo.types import TrainBatch
 

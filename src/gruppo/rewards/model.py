@@ -11,12 +11,13 @@ something only for the policy.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from gruppo.errors import RewardError, boundary
+from gruppo.model_source import loading
 from gruppo.rewards.protocol import RewardSource
 from gruppo.rewards.rows import Rows, Text
 
@@ -35,13 +36,24 @@ ROWS_PER_FORWARD = 8
 
 
 def load_reward_model(model_id: str, model_init_kwargs: Mapping[str, Any] | None) -> nn.Module:
-    """Load a sequence classifier with one output. Raises RewardError if that fails."""
+    """Load a sequence classifier with one output.
+
+    Raises RewardError if that fails, or if transformers had to make up weights (the head, of a model of another kind).
+    """
     from transformers import AutoModelForSequenceClassification
 
     kwargs = {name: value for name, value in (model_init_kwargs or {}).items() if name in SHARED_INIT_KWARGS}
-    with boundary(RewardError, f"Loading the reward model {model_id!r} (a sequence classifier with one output)"):
-        model: nn.Module = AutoModelForSequenceClassification.from_pretrained(model_id, num_labels=1, **kwargs)
-    return model
+    with boundary(RewardError, f"{loading('the reward model', model_id)} as a sequence classifier with one output"):
+        model, found = AutoModelForSequenceClassification.from_pretrained(
+            model_id, num_labels=1, output_loading_info=True, **kwargs
+        )
+    if missing := sorted(found["missing_keys"]):
+        raise RewardError(
+            f"The reward model {model_id!r} is no trained classifier: its files do not hold {', '.join(missing)}, so "
+            "transformers drew random numbers for it, and the rewards would mean nothing. Pass a sequence classifier "
+            "that was trained with one output, or a function that asks this model in its own way."
+        )
+    return cast("nn.Module", model)
 
 
 def prepare_reward_model(
@@ -118,5 +130,5 @@ def _load_tokenizer(model: nn.Module, name: str, model_init_kwargs: Mapping[str,
         )
     shared = ("trust_remote_code", "token", "cache_dir", "local_files_only")
     kwargs = {key: value for key, value in (model_init_kwargs or {}).items() if key in shared}
-    with boundary(RewardError, f"Loading the tokenizer of the reward model {path!r}"):
+    with boundary(RewardError, loading("the tokenizer of the reward model", path)):
         return AutoTokenizer.from_pretrained(path, **kwargs)

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from gruppo.config_coerce import home
 from gruppo.errors import RewardError
 from gruppo.rewards.builtin_table import BUILTINS
 from gruppo.rewards.model import load_reward_model, model_name, prepare_reward_model
@@ -39,7 +40,7 @@ def prepare_rewards(
     Raises RewardError: nothing given, something that is no reward, a function that cannot receive what is passed, a
     column that is not there, a model or tokenizer that does not load.
     """
-    specs = list(reward_funcs) if isinstance(reward_funcs, list | tuple) else [reward_funcs]
+    specs = [home(spec) for spec in (reward_funcs if isinstance(reward_funcs, list | tuple) else [reward_funcs])]
     if not specs or specs == [None]:
         raise RewardError("No reward source provided. Pass at least one function or model as `reward_funcs`.")
     processing_classes = _one_per_reward(reward_processing_classes, len(specs))

@@ -38,7 +38,7 @@ def resolve_reward(spec: str) -> RewardSpec:
     name (with the nearest known one), a module that does not import, a file without a function's name, settings that
     are missing or are no literals.
     """
-    spec = spec.strip()
+    spec = os.path.expanduser(spec.strip())
     if spec.endswith(")"):
         return _builtin_with_settings(spec)
     if spec in FACTORIES:

@@ -23,6 +23,9 @@ NOT_PASSED = frozenset({"prompt", "completion", "completion_ids"})
 FORBIDDEN_COLUMNS = ("prompts", "completions")
 """Column names that would be passed twice."""
 
+THE_DATASET = "the dataset"
+"""How messages call the rows where nothing else is known of them."""
+
 SAME_MEANING = (
     (
         "answer",
@@ -66,24 +69,30 @@ def own_signature(function: Callable[..., Any]) -> inspect.Signature | None:
 
 
 def check_signature(
-    function: Callable[..., Any], name: str, columns: Collection[str] | None, *, extra_columns_allowed: bool
+    function: Callable[..., Any],
+    name: str,
+    columns: Collection[str] | None,
+    *,
+    extra_columns_allowed: bool,
+    what: str = THE_DATASET,
 ) -> None:
     """Raise RewardError if `function` cannot be called with the protocol's keywords and `columns`.
 
     columns: names in the dataset, or None where they are not known yet (then only the fixed keywords are checked).
     extra_columns_allowed: a `rollout_func` may supply columns that the dataset lacks.
+    what: how messages call the dataset; an argument's name is also its name in the code that they propose.
     """
     signature = own_signature(function)
     if signature is None:
         return  # the call itself will tell
     parameters = signature.parameters
     given = [*BASE_KEYWORDS, *(column for column in passed_columns(columns or ()) if column not in BASE_KEYWORDS)]
-    _check_receives_all(parameters, name, function, given)
+    _check_receives_all(parameters, name, function, given, what)
     if columns is not None and not extra_columns_allowed:
-        _check_gets_all(parameters, name, columns, given)
+        _check_gets_all(parameters, name, columns, given, what)
 
 
-def _check_receives_all(parameters: Any, name: str, function: Any, given: list[str]) -> None:
+def _check_receives_all(parameters: Any, name: str, function: Any, given: list[str], what: str) -> None:
     shown = f"`{callable_name(function)}({', '.join(str(p) for p in parameters.values())})`"
     unnamed = [p.name for p in parameters.values() if p.kind is Parameter.POSITIONAL_ONLY and p.default is p.empty]
     if unnamed:
@@ -99,32 +108,34 @@ def _check_receives_all(parameters: Any, name: str, function: Any, given: list[s
         listed = ", ".join(f"`{keyword}`" for keyword in missing)
         raise RewardError(
             f"Reward {shown} cannot receive {listed}: every reward function is called with the completions, the "
-            f"dataset's columns and a few helpers, all as keywords. Add `**kwargs` to `{name}`."
+            f"columns of {what} and a few helpers, all as keywords. Add `**kwargs` to `{name}`."
         )
 
 
-def _check_gets_all(parameters: Any, name: str, columns: Collection[str], given: list[str]) -> None:
+def _check_gets_all(parameters: Any, name: str, columns: Collection[str], given: list[str], what: str) -> None:
     kinds = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
     needed = [p.name for p in parameters.values() if p.kind in kinds and p.default is p.empty]
     missing = [parameter for parameter in needed if parameter not in given]
     if missing:
-        raise RewardError(_missing_column(name, missing, columns, set(needed)))
+        raise RewardError(_missing_column(name, missing, columns, set(needed), what))
 
 
-def _missing_column(name: str, missing: list[str], columns: Collection[str], needed: set[str]) -> str:
+def _missing_column(name: str, missing: list[str], columns: Collection[str], needed: set[str], what: str) -> str:
     wants = ", ".join(f"`{parameter}`" for parameter in missing)
-    has = ", ".join(f"`{column}`" for column in sorted(columns)) or "no columns"
+    # `columns` may be those beside the prompt.
+    has = ", ".join(f"`{column}`" for column in sorted({"prompt", *columns}))
     if missing[0] in NOT_PASSED:
         plural = {"prompt": "prompts", "completion": "completions"}.get(missing[0], missing[0])
         return f"Reward `{name}` needs {wants}, which is passed as `{plural}` (a list). Rename the parameter."
     nearest = nearest_column(missing[0], [column for column in passed_columns(columns) if column not in needed])
+    variable = what.removeprefix("the ")
     remedy = (
-        f"Rename: `dataset = dataset.rename_column({nearest!r}, {missing[0]!r})`."
+        f"Rename: `{variable} = {variable}.rename_column({nearest!r}, {missing[0]!r})`."
         if nearest
-        else f"Add the column to the dataset, or give the parameter `{missing[0]}` a default."
+        else f"Add the column to {what}, or give the parameter `{missing[0]}` a default."
     )
     plural_s = "s" if len(missing) > 1 else ""
-    return f"Reward `{name}` needs column{plural_s} {wants}; the dataset has {has}. {remedy}"
+    return f"Reward `{name}` needs column{plural_s} {wants}; {what} has {has}. {remedy}"
 
 
 def nearest_column(wanted: str, columns: Collection[str]) -> str | None:

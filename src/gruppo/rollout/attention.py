@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Final
 import torch
 from torch.nn import functional
 
+from gruppo.rollout.half import HALF
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
 _QUERY_BLOCK: Final = 64
 """Query tokens per block of a prefill on the CPU; bounds the scores that are held."""
 
-_HALF = (torch.bfloat16, torch.float16)
 _WIDENING = ("cuda", "meta")
 """Devices whose products of half precision can come out in float32 (the meta device shows what CUDA would do)."""
 
@@ -269,7 +270,7 @@ def _scores(q_BQD: Tensor, k_BDT: Tensor) -> Tensor:
 
 
 def _comes_out_wide(q: Tensor) -> bool:
-    return q.dtype in _HALF and q.device.type in _WIDENING
+    return q.dtype in HALF and q.device.type in _WIDENING
 
 
 def _can_flash(q: Tensor, v: Tensor, traits: AttentionTraits) -> bool:

@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -30,6 +30,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from transformers import PreTrainedModel
 
 from gruppo.errors import RolloutError
+from gruppo.modes import eval_mode
 from gruppo.rollout.cuda_graphs import CudaGraphs
 from gruppo.rollout.decoder_layout import is_recognised, residual_dtype
 from gruppo.rollout.fused_forward import FusedForward
@@ -270,15 +271,3 @@ def free_bytes(device: torch.device) -> int | None:
         return None
     lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
     return int(lines["MemAvailable"].split()[0]) * 1024
-
-
-@contextmanager
-def eval_mode(lm: nn.Module) -> Iterator[None]:
-    """No dropout, and no gradient checkpointing (transformers checkpoints in training mode only). Undone at the end."""
-    modes = [(module, module.training) for module in lm.modules()]
-    lm.eval()
-    try:
-        yield
-    finally:
-        for module, is_training in modes:
-            module.training = is_training

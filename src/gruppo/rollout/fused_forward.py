@@ -19,13 +19,12 @@ from torch.nn import functional
 
 from gruppo.rollout.attention import DecodeBatch, PrefillBatch, attend_decode, attend_prefill
 from gruppo.rollout.decoder_layout import DecoderLayout, Layer, read_layout
+from gruppo.rollout.half import HALF
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from gruppo.rollout.kv_cache import KVCache
-
-_HALF = (torch.bfloat16, torch.float16)
 
 
 class FusedForward:
@@ -73,7 +72,7 @@ class FusedForward:
         num_queries, num_kv, head_dim = layout.repeats * layout.num_kv, layout.num_kv, layout.head_dim
         num_tokens = x_SD.shape[0]
         heads = layer.qkv(_rms_norm(x_SD, layer.norm_attention_D, layout)).view(num_tokens, -1, head_dim)
-        if heads.dtype in _HALF:
+        if heads.dtype in HALF:
             # Complex numbers have no half precision.
             heads = heads.float()
         qk = heads[:, : num_queries + num_kv]
@@ -96,7 +95,7 @@ class FusedForward:
 
 def _rms_norm(x: Tensor, weight: Tensor, layout: DecoderLayout) -> Tensor:
     """Over the last dimension. `F.rms_norm` takes twice as many passes on a CPU; it is for half precision only."""
-    if x.dtype in _HALF:
+    if x.dtype in HALF:
         return functional.rms_norm(x, x.shape[-1:], None, layout.eps) * weight
     return (x * _rms_scale(x, layout)).mul_(weight)
 

@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from gruppo.rollout.half import HALF
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -20,8 +22,6 @@ _SMALLEST_PACKED: Final = 2**16
 
 _PACKABLE = (torch.float32, torch.bfloat16)
 _ROWS_HINT: Final = 32
-
-_HALF = (torch.bfloat16, torch.float16)
 
 
 class FrozenLinear:
@@ -75,7 +75,7 @@ def answer_dtype(module: nn.Module, num_in: int, dtype: torch.dtype) -> torch.dt
         return dtype
     base = next(module.parameters())
     # Autocast knows half precision only; other types are those of the parameters.
-    with torch.autocast(base.device.type, dtype=dtype if dtype in _HALF else None, enabled=dtype in _HALF):
+    with torch.autocast(base.device.type, dtype=dtype if dtype in HALF else None, enabled=dtype in HALF):
         answer: Tensor = module(base.new_zeros(1, num_in))
     return torch.promote_types(answer.dtype, dtype)
 

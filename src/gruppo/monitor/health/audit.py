@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gruppo.errors import DataError, boundary
+from gruppo.monitor.decisive import decisive_attempt
 from gruppo.monitor.health.finding import Finding
 from gruppo.monitor.health.live import recorded
 from gruppo.monitor.health.record import Record, eval_record
@@ -79,7 +80,10 @@ def read_records(run: str | Path, config: Mapping[str, Any], before_step: int | 
 
 
 def read_config(run: Path) -> dict[str, Any]:
-    """The config of the latest attempt; empty if there is none. Raises DataError if the folder holds no run."""
+    """The config of the attempt that speaks for the run (`decisive_attempt`); empty if there is none.
+
+    Raises DataError if the folder holds no run.
+    """
     if not (run / "metrics.jsonl").exists():
         raise DataError(f"{str(run)!r} holds no run: there is no metrics.jsonl in it. Give a run's output_dir.")
     path = run / "run.json"
@@ -87,5 +91,5 @@ def read_config(run: Path) -> dict[str, Any]:
         return {}
     with boundary(DataError, f"reading {path}"):
         attempts = json.loads(path.read_text(encoding="utf-8"))["attempts"]
-        config: dict[str, Any] = attempts[-1]["config"] if attempts else {}
+        config: dict[str, Any] = decisive_attempt(attempts)["config"] if attempts else {}
     return config

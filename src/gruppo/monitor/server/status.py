@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal, NamedTuple
 
+from gruppo.monitor.decisive import decisive_attempt
 from gruppo.monitor.server.folders import RunFolder
 from gruppo.monitor.server.lines import Line, open_plain, parse, read_last
 
@@ -28,15 +29,22 @@ STALL_SECONDS = 600.0
 
 MAX_HEARTBEAT_BYTES = 4096
 
+ENDED_WELL = ("finished", "evaluated")
+"""Outcomes of an attempt that was not broken off: it trained, or it was an evaluation on its own."""
+
 SIGNS_OF_LIFE = ("metrics.jsonl", "events.jsonl", "heartbeat.json", "rollouts", "run.json")
 
 
 class Facts(NamedTuple):
     """What the files say, whatever the hour. `run` is run.json, `latest` the last training line, `last_eval` the last
-    other one; `beat` is the heartbeat of the latest attempt; `num_bytes` is about what this takes in memory."""
+    other one; `outcome` is of the attempt that speaks for the run, and `is_superseded` says that evaluations on their
+    own came after it (`is_evaluating`: the last of them has not ended); `beat` is the heartbeat of the last attempt;
+    `num_bytes` is about what this takes in memory."""
 
     run: dict[str, Any]
     outcome: str | None
+    is_superseded: bool
+    is_evaluating: bool
     latest: Line
     last_eval: Line
     step_seconds: float | None
@@ -78,9 +86,14 @@ def read_facts(path: Path) -> Facts:
     lines = read_last(path / "metrics.jsonl", TAIL_BYTES)
     training = [line for line in lines if line.get("split") == "train"]
     evals = [line for line in lines if line.get("split") != "train"]
+    last = last_attempt(run)
+    is_superseded = last.get("attempt") != latest_attempt(run).get("attempt")
+    outcomes = last_outcomes(path)
     return Facts(
         run,
-        last_outcome(path, run),
+        _outcome(outcomes, run),
+        is_superseded,
+        is_superseded and not last.get("ended") and last.get("attempt") not in outcomes,
         training[-1] if training else {},
         evals[-1] if evals else {},
         _median_step_time(training),
@@ -112,23 +125,28 @@ def read_run_json(path: Path) -> dict[str, Any]:
 
 
 def read_beat(path: Path, run: Mapping[str, Any]) -> Line:
-    """heartbeat.json, if it is of the latest attempt; else an empty dict."""
+    """heartbeat.json, if it is of the last attempt; else an empty dict."""
     try:
         with open_plain(path / "heartbeat.json") as file:
             beat = parse(file.read(MAX_HEARTBEAT_BYTES)) or {}
     except FileNotFoundError:
         return {}
-    return beat if beat.get("attempt") == latest_attempt(run).get("attempt") else {}
+    return beat if beat.get("attempt") == last_attempt(run).get("attempt") else {}
 
 
-def latest_attempt(run: Mapping[str, Any]) -> dict[str, Any]:
-    """The last entry of run.json's attempts."""
+def last_attempt(run: Mapping[str, Any]) -> dict[str, Any]:
+    """The last entry of run.json's attempts, an evaluation on its own included."""
     attempts = run.get("attempts") or [{}]
     return dict(attempts[-1])
 
 
+def latest_attempt(run: Mapping[str, Any]) -> dict[str, Any]:
+    """The attempt that speaks for the run: see `decisive_attempt`."""
+    return decisive_attempt(run.get("attempts") or [])
+
+
 def config_of(run: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of the latest attempt."""
+    """The config of the attempt that speaks for the run."""
     return dict_in(latest_attempt(run), "config")
 
 
@@ -138,14 +156,11 @@ def dict_in(entry: Mapping[str, Any], name: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def last_outcome(path: Path, run: Mapping[str, Any]) -> str | None:
-    """How the latest attempt said it ended; None if it did not say."""
-    number = latest_attempt(run).get("attempt")
+def last_outcomes(path: Path) -> dict[int, str]:
+    """Attempt -> how it said it ended, of those whose end is among the last events; the latest last."""
     events = read_last(path / "events.jsonl", TAIL_BYTES)
     stops = [event for event in events if event.get("kind") == "attempt_stop"]
-    if stops and (number is None or stops[-1].get("attempt") == number):
-        return str(stops[-1].get("outcome"))
-    return None
+    return {event["attempt"]: str(event.get("outcome")) for event in stops if isinstance(event.get("attempt"), int)}
 
 
 def brief(folder: RunFolder, status: Status) -> dict[str, Any]:
@@ -196,19 +211,34 @@ def progress_of(status: Status, config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _outcome(outcomes: Mapping[int, str], run: Mapping[str, Any]) -> str | None:
+    """How the attempt that speaks for the run ended; None if it did not say."""
+    number = latest_attempt(run).get("attempt")
+    if number is None:  # no run.json, or none that can be read
+        return [None, *outcomes.values()][-1]
+    return outcomes.get(number)
+
+
 def _model(attempt: Mapping[str, Any], config: Mapping[str, Any]) -> str | None:
     named = (attempt.get("model"), config.get("model"), config.get("model_name_or_path"))
     return next((name for name in named if isinstance(name, str) and name), None)
 
 
 def _state(facts: Facts, age: float | None, beat_age: float | None) -> State:
+    patience = PATIENCE_STEPS * (facts.step_seconds or 0.0)
+    by_beat: State | None = None
+    if facts.beat and beat_age is not None:
+        by_beat = _state_by_beat(facts.beat, beat_age, max(STALL_SECONDS, patience))
+    if facts.is_evaluating and by_beat is not None and by_beat != "dead":
+        return by_beat
     if facts.outcome is not None:
-        return "finished" if facts.outcome == "finished" else "failed"
+        return "finished" if facts.outcome in ENDED_WELL else "failed"
     if latest_attempt(facts.run).get("ended"):
         return "finished"
-    patience = PATIENCE_STEPS * (facts.step_seconds or 0.0)
-    if facts.beat and beat_age is not None:
-        return _state_by_beat(facts.beat, beat_age, max(STALL_SECONDS, patience))
+    if facts.is_superseded:  # what came after it knows nothing of it: it did not say how it ended, and will not
+        return "dead"
+    if by_beat is not None:
+        return by_beat
     return "running" if age is not None and age <= max(PATIENCE_SECONDS, patience) else "silent"
 
 
