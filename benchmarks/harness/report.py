@@ -194,7 +194,8 @@ def draw_bars(panels: dict[str, dict[str, Spread]], unit: str, path: Path) -> No
         axis.set_title(title, fontsize=10)
         axis.set_xlabel(unit)
         for place, value in enumerate(values):
-            axis.text(value["max"], place, f" {value['median']:.3g}", va="center", fontsize=9)
+            label = f" {value['median']:.3g}" if value["median"] < 100 else f" {value['median']:,.0f}"
+            axis.text(value["max"], place, label, va="center", fontsize=9)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
