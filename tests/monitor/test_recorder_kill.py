@@ -24,7 +24,7 @@ def test_kill_9_leaves_a_readable_run(tmp_path):
     assert num_steps >= 20
     assert rollouts["step"].to_pylist() == [step for step in range(1, num_steps + 1) for _ in range(4)]
     assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
-    assert len(lines) >= num_steps
+    assert len(lines) >= num_steps - 1, "a round is recorded before its step: the kill may have come between the two"
 
     second = fakes.make_recorder(tmp_path, start_step=10)
     second.record_step(11, {"reward": 0.0})
