@@ -38,7 +38,6 @@ ROWS = {
     "callbacks": 4,
     "clock": 4,
     "collect": 4,
-    "context_check": 4,
     "forward_cut": 4,
     "forwards": 4,
     "log_window": 4,

@@ -4,6 +4,7 @@
     check_generation_kwargs  rollout engines know the names
     check_output_folder      it can be written; on all ranks, or on none
     check_eval_columns       held-out sets have the columns that the rewards need
+    warn_if_beyond_context   prompts and completions fit the model's positions
     PromptCheck              the model has embeddings for the prompts' tokens
 
 The order is in `wiring.py`.
@@ -11,11 +12,12 @@ The order is in `wiring.py`.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, final
 
 from gruppo.config import GRPOConfig
-from gruppo.data.prompts import PromptDataset
+from gruppo.data.prompts import PromptDataset, PromptStream
 from gruppo.errors import ConfigError, DataError, ModelError, RolloutError
 from gruppo.output_folder import make_output_folder
 from gruppo.policy.load import check_model_kind, is_peft_model
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
     from gruppo.distributed.world import World
     from gruppo.rewards.protocol import RewardSource
     from gruppo.wiring import Arguments, Data
+
+MAX_PROMPTS = 64
+"""Prompts whose length is looked at, evenly spread over the dataset; of a stream none."""
 
 
 def check_arguments(given: Arguments) -> None:
@@ -100,6 +105,37 @@ def check_eval_columns(
 def eval_name(name: str) -> str:
     """A held-out set as messages call it; the set that is alone has no name."""
     return f"eval_dataset[{name!r}]" if name else "eval_dataset"
+
+
+def warn_if_beyond_context(model_config: Any, config: GRPOConfig, prompts: PromptDataset | PromptStream) -> None:
+    """Gives a UserWarning if the longest prompt looked at and the longest completion exceed the model's positions.
+
+    No error: some models do run beyond them.
+    """
+    limit = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    if not isinstance(limit, int):
+        return
+    kwargs = config.generation_kwargs or {}
+    name = "generation_kwargs' max_new_tokens" if "max_new_tokens" in kwargs else "max_completion_length"
+    num_new = kwargs.get("max_new_tokens", config.max_completion_length)
+    num_prompt = _longest(prompts)
+    if num_prompt + num_new <= limit:
+        return
+    room = limit - num_prompt
+    remedy = f"Set {name} to {room} or less" if room > 0 else "Set max_prompt_length"
+    warnings.warn(
+        f"{name}={num_new} after a prompt of {num_prompt} tokens makes {num_prompt + num_new}, and the model has "
+        f"{limit} positions (max_position_embeddings). Beyond them answers get worse, and some models fail. {remedy}.",
+        UserWarning,
+        stacklevel=4,
+    )
+
+
+def _longest(prompts: PromptDataset | PromptStream) -> int:
+    if isinstance(prompts, PromptStream):
+        return 0
+    stride = -(-len(prompts) // MAX_PROMPTS)
+    return max(len(prompts[index].token_ids) for index in range(0, len(prompts), stride))
 
 
 @final

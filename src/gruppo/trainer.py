@@ -21,7 +21,6 @@ from transformers.trainer_utils import TrainOutput, speed_metrics
 from gruppo.algorithm.advantages import AdvantageTable, group_relative
 from gruppo.assemble import assemble
 from gruppo.callbacks import Callback
-from gruppo.context_check import warn_if_beyond_context
 from gruppo.data.order import round_prompts, slice_assignment
 from gruppo.data.prompts import PromptDataset
 from gruppo.hooks import refuse_idle_hooks
@@ -95,8 +94,6 @@ class GRPOTrainer(ScriptMethods):
             not_yet={"tools": tools, "environment_factory": environment_factory},
         )
         self._parts = parts = wire(self, given)
-        if rollout_func is None:
-            warn_if_beyond_context(parts.policy.model.config, parts.config, parts.data.train_prompts)
         self.args, self.plan = parts.config, parts.plan
         self.model, self.processing_class, self.accelerator = (
             parts.policy.model,

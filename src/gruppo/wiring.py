@@ -62,6 +62,7 @@ from gruppo.start_checks import (
     check_generation_kwargs,
     check_output_folder,
     eval_name,
+    warn_if_beyond_context,
 )
 from gruppo.types import Prompt
 
@@ -177,6 +178,8 @@ def wire(trainer: Any, given: Arguments) -> Parts:
     policy = _policy(given, config, tokenizer, accelerator, world)
     prompt_check = PromptCheck(policy.model, tokenizer, has_rollout_func=given.rollout_func is not None)
     prompt_check.at_start(data)
+    if given.rollout_func is None:
+        warn_if_beyond_context(policy.model.config, config, data.train_prompts)
     engine = _engine(given, config, trainer, policy, accelerator)
     learner = _learner(given, config=config, plan=plan, policy=policy, accelerator=accelerator, world=world)
     callbacks.attach(model=policy.model, processing_class=tokenizer)

@@ -7,8 +7,8 @@ import pytest
 from datasets import IterableDataset
 
 from fakes import DATA, config, policy, scripted, trainer
-from gruppo.context_check import warn_if_beyond_context
 from gruppo.data.prompts import prepare_dataset
+from gruppo.start_checks import warn_if_beyond_context
 from tiny_tokenizer import ID, tiny_tokenizer
 
 LONG = [{"prompt": "one"}] * 7 + [{"prompt": "one two three four"}]
